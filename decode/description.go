@@ -1,0 +1,28 @@
+package decode
+
+// Description is what a relation's Relation message leaves out and a worker needs: the ancestors of a
+// partition and the types that are not built in. The replicator reads it from the catalog; workers
+// never ask the source. It travels as JSON.
+type Description struct {
+	Relation  uint32            `json:"relation"` // OID
+	Ancestors []Name            `json:"ancestors,omitempty"`
+	Types     []TypeDescription `json:"types,omitempty"` // all that the columns need, elements and bases included
+}
+
+// TypeDescription describes one type by the OIDs of what it is made of.
+type TypeDescription struct {
+	OID       uint32             `json:"oid"`
+	Schema    string             `json:"schema"`
+	Name      string             `json:"name"`
+	Kind      TypeKind           `json:"kind"`
+	Extension string             `json:"extension,omitempty"`
+	Elem      uint32             `json:"elem,omitempty"`
+	Labels    []string           `json:"labels,omitempty"`
+	Fields    []FieldDescription `json:"fields,omitempty"`
+}
+
+// FieldDescription is an attribute of a composite type.
+type FieldDescription struct {
+	Name string `json:"name"`
+	Type uint32 `json:"type"`
+}

@@ -1,0 +1,102 @@
+// Package sink holds what flo's worker hands to a destination, and the interfaces that a destination
+// implements. One method is required; the others are found once at start, also through an
+// Unwrap() Sink method.
+package sink
+
+import (
+	"context"
+
+	"github.com/pgflo/flo/decode"
+)
+
+// Sink is a destination.
+//
+// Write is never called concurrently. Batches come in commit order. If Write returns an error, the
+// same changes come again, after a backoff, unless the error is Permanent; they may be cut into
+// batches differently. A nil from a batch whose More is false means durable. Write must return soon
+// after ctx ends.
+type Sink interface {
+	Write(ctx context.Context, b *Batch) error
+}
+
+// Func makes a Sink of a function.
+type Func func(ctx context.Context, b *Batch) error
+
+// Write calls f.
+func (f Func) Write(ctx context.Context, b *Batch) error { return f(ctx, b) }
+
+// Batch is a run of changes in commit order.
+type Batch struct {
+	// Changes and their bytes are valid until Write returns: Clone what is kept. May be empty when
+	// only the checkpoint moves (an idle source, or all changes filtered).
+	Changes []*decode.Change
+	// More: the last transaction goes on in the next batch. A nil then means accepted, otherwise
+	// durable. Only transactional sinks are given a transaction before its end is known.
+	More bool
+	// Checkpoint is opaque. A transactional sink stores it with the data. Zero while More.
+	Checkpoint decode.Checkpoint
+	// Epoch of the worker that writes: rises with each takeover; a sink may refuse a lower one.
+	Epoch uint64
+}
+
+// Start tells a transactional sink who writes.
+type Start struct {
+	Group       string
+	Worker      string
+	Incarnation string // of the stream
+	Epoch       uint64
+}
+
+// Transactional is a sink that keeps the checkpoint with the data, atomically. What it holds is then
+// exactly once.
+type Transactional interface {
+	Sink
+	// Open is called before the first Write, and again after an error, in which case what was open
+	// is rolled back first. It returns the checkpoint that stands with the data (zero if none), of
+	// whichever incarnation: the worker judges it. It fails with ErrLeaseLost if a later epoch than
+	// s.Epoch has opened it.
+	Open(ctx context.Context, s Start) (decode.Checkpoint, error)
+	// Abort forgets the transaction that batches with More have begun.
+	Abort(ctx context.Context) error
+}
+
+// CopySink takes raw COPY bytes for the initial copy.
+//
+// Of one table, BeginTable comes first, then WriteChunk on several goroutines in any order, then
+// EndTable. After a crash all of them may come again: BeginTable with the same attempt must keep what
+// the chunks of that attempt have written, with another attempt (or another incarnation) it must
+// empty the table of what an earlier attempt wrote; WriteChunk must do nothing for a chunk that it
+// has written before.
+type CopySink interface {
+	Sink
+	BeginTable(ctx context.Context, t CopyTable) error
+	WriteChunk(ctx context.Context, c *CopyChunk) error
+	EndTable(ctx context.Context, t CopyTable) error
+}
+
+// CopyTable is one table of one copy attempt.
+type CopyTable struct {
+	// Relation names the destination (routing has been done) and its columns, in the order in which
+	// they stand in the chunks.
+	Relation *decode.Relation
+	Source   uint32 // the source table's OID
+	Attempt  uint32
+	Point    decode.LSN // the snapshot's consistent point
+	// Chunks and Rows of the whole table; set for EndTable only.
+	Chunks, Rows uint64
+}
+
+// CopyChunk is a run of whole rows in PostgreSQL's COPY text format, each row ended by '\n'.
+// https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.2
+type CopyChunk struct {
+	Table CopyTable
+	ID    decode.CopyID // Row is the first row's number in its range
+	Rows  uint64
+	Data  []byte // valid until WriteChunk returns
+	Epoch uint64
+}
+
+// Closer is for sinks that hold something. Close is called once, after the last call.
+type Closer interface {
+	Close(ctx context.Context) error
+}

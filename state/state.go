@@ -1,0 +1,58 @@
+// Package state keeps what flo remembers besides the stream itself: where the replicator is (for
+// people) and how far each worker has come (so that the stream can be purged, and for sinks that
+// don't keep their own checkpoint).
+package state
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/pgflo/flo/decode"
+)
+
+// ErrConflict says that a record was changed by somebody else since it was read.
+var ErrConflict = errors.New("state: changed by another process since it was read")
+
+// ErrNotFound says that there is no such record.
+var ErrNotFound = errors.New("state: no such record")
+
+// Store keeps a group's records. All reads are of the latest state.
+type Store interface {
+	Replicator(ctx context.Context) (Replicator, error) // ErrNotFound
+	PutReplicator(ctx context.Context, r Replicator) error
+	Workers(ctx context.Context) ([]Worker, error)
+	// Worker reads one record and its revision.
+	Worker(ctx context.Context, name string) (Worker, uint64, error) // ErrNotFound
+	// PutWorker writes a record if its revision is still rev (0: it must not exist), else ErrConflict.
+	PutWorker(ctx context.Context, w Worker, rev uint64) (uint64, error)
+	DeleteWorker(ctx context.Context, name string) error
+	// Drop deletes all of the group's records.
+	Drop(ctx context.Context) error
+}
+
+// Replicator is what the replicator says of itself, for people: nothing is resumed from it.
+type Replicator struct {
+	Group       string     `json:"group"`
+	Incarnation string     `json:"incarnation"`
+	System      string     `json:"system"`
+	Database    string     `json:"database"`
+	Slot        string     `json:"slot"`
+	Mode        string     `json:"mode"`
+	Phase       string     `json:"phase"`
+	LastLSN     decode.LSN `json:"last_lsn"`  // end of the last transaction in the stream
+	Confirmed   decode.LSN `json:"confirmed"` // what the slot was told
+	Updated     time.Time  `json:"updated"`
+}
+
+// Worker is a worker's registration and progress.
+type Worker struct {
+	Name       string            `json:"name"`
+	Epoch      uint64            `json:"epoch"` // rises at each start
+	Checkpoint decode.Checkpoint `json:"checkpoint"`
+	// CopySeq: copy messages of CopyAttempt up to this sequence are written; they may be purged.
+	CopyAttempt uint32    `json:"copy_attempt,omitempty"`
+	CopySeq     uint64    `json:"copy_seq,omitempty"`
+	Finished    bool      `json:"finished,omitempty"` // a CopyOnly group's worker has applied all
+	Updated     time.Time `json:"updated"`
+}
