@@ -1,0 +1,24 @@
+//go:build unix && !solaris && !aix
+
+package embednats
+
+import (
+	"errors"
+	"os"
+	"syscall"
+)
+
+// lockFile takes the file for this open descriptor alone. flock(2) binds the lock to
+// the open file, so a second server in the same process is refused too, and the kernel
+// frees it when the process dies.
+func lockFile(f *os.File) error {
+	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return errLocked
+	}
+	return err
+}
+
+// unlockFile frees the lock itself: only closing would leave it to a child process that
+// was forked at this moment and still holds a copy of the descriptor.
+func unlockFile(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
