@@ -53,6 +53,7 @@ type Header struct {
 	// Start is the sequence of the message whose Start record began Attempt; 0 in that message itself.
 	Start     uint64
 	Partition uint32 // 0; kept for partitioned groups
+	Timeline  uint32 // the source's timeline, on which To stands
 	// From is the point that the message continues, To the one that it reaches. Messages of kind Copy
 	// carry From == To, where `changes` stood.
 	From, To Point
@@ -85,6 +86,7 @@ func AppendHeader(dst []byte, h *Header) []byte {
 	dst = binary.AppendUvarint(dst, uint64(h.Attempt))
 	dst = binary.AppendUvarint(dst, h.Start)
 	dst = binary.AppendUvarint(dst, uint64(h.Partition))
+	dst = binary.AppendUvarint(dst, uint64(h.Timeline))
 	dst = binary.AppendUvarint(dst, uint64(h.Part))
 	dst = binary.AppendUvarint(dst, uint64(max(h.Parts, 1)))
 	dst = appendPoint(dst, &h.From)
@@ -126,6 +128,7 @@ func Parse(msg []byte) (h Header, body []byte, err error) {
 	h.Attempt = r.uint32()
 	h.Start = r.uvarint()
 	h.Partition = r.uint32()
+	h.Timeline = r.uint32()
 	h.Part = r.uint32()
 	h.Parts = r.uint32()
 	r.point(&h.From)
