@@ -22,7 +22,7 @@ type Type struct {
 	Name      string // pg_type.typname, for example "int4", "_text"
 	Kind      TypeKind
 	Extension string   // the extension that owns it, "" if none
-	Elem      *Type    // of an array, its element; of a domain, its base; of a range, its subtype
+	Elem      *Type    // of an array, its element; of a domain, its base; of a range, its subtype; of a multirange, its range
 	Labels    []string // of an enum, in order
 	Fields    []Field  // of a composite
 }
