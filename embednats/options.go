@@ -36,11 +36,8 @@ func (c *config) validate() error {
 	bad := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%w: "+format, append([]any{ErrInvalidOption}, args...)...))
 	}
-	switch {
-	case c.dir == "" && !c.temp:
+	if c.dir == "" && !c.temp {
 		bad("no folder for the streams: use WithDir(path), or WithTempDir() for data that may vanish")
-	case c.dir != "" && c.temp:
-		bad("WithDir and WithTempDir exclude each other")
 	}
 	if c.listen != "" {
 		if _, _, err := splitListen(c.listen); err != nil {
@@ -77,11 +74,12 @@ func splitListen(listen string) (host string, port int, err error) {
 }
 
 // WithDir names the folder that holds the streams. It is created if missing and
-// survives Close: a later Start on it finds everything. No default.
-func WithDir(path string) Option { return func(c *config) { c.dir = path } }
+// survives Close: a later Start on it finds everything. No default. Of WithDir
+// and WithTempDir the last one counts.
+func WithDir(path string) Option { return func(c *config) { c.dir, c.temp = path, false } }
 
 // WithTempDir keeps the streams in a new temporary folder that Close removes: for tests.
-func WithTempDir() Option { return func(c *config) { c.temp = true } }
+func WithTempDir() Option { return func(c *config) { c.dir, c.temp = "", true } }
 
 // WithListen opens a TCP listener for clients of other processes, for example on
 // "127.0.0.1:4222"; port 0 takes a free one. There is neither TLS nor a password: don't

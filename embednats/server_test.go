@@ -231,7 +231,7 @@ func TestTempDirVanishes(t *testing.T) {
 func TestInvalidOptions(t *testing.T) {
 	for name, opts := range map[string][]embednats.Option{
 		"no folder":    nil,
-		"both folders": {embednats.WithDir("x"), embednats.WithTempDir()},
+		"empty folder": {embednats.WithTempDir(), embednats.WithDir("")},
 		"listen":       {embednats.WithTempDir(), embednats.WithListen("nowhere")},
 		"listen host":  {embednats.WithTempDir(), embednats.WithListen(":4222")},
 		"sync":         {embednats.WithTempDir(), embednats.WithSyncInterval(0)},
