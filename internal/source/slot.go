@@ -1,0 +1,135 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/pgsession"
+)
+
+// SlotInfo is a row of pg_replication_slots.
+// https://www.postgresql.org/docs/current/view-pg-replication-slots.html
+type SlotInfo struct {
+	Name           string
+	Plugin         string
+	Database       string
+	Temporary      bool
+	Active         bool
+	ActivePID      int32 // 0: none
+	ConfirmedFlush decode.LSN
+	RestartLSN     decode.LSN
+	// WALStatus: reserved, extended, unreserved or lost; "" before PostgreSQL 13.
+	WALStatus string
+	// InvalidationReason from PostgreSQL 17 on, "" if valid.
+	InvalidationReason string
+	// RetainedBytes of WAL that the server keeps for the slot.
+	RetainedBytes int64
+}
+
+// Lost reports whether the slot can't be used any more.
+func (s SlotInfo) Lost() bool { return s.WALStatus == "lost" || s.InvalidationReason != "" }
+
+// lostError says why, and what to do.
+func (s SlotInfo) lostError() error {
+	reason := s.InvalidationReason
+	if reason == "" {
+		reason = "its WAL was removed (max_slot_wal_keep_size)"
+	}
+	return fmt.Errorf("source: %w: slot %q: %s; changes behind %s are gone from the source: drop the pipeline and copy afresh",
+		ErrSlotLost, s.Name, reason, s.ConfirmedFlush)
+}
+
+// Slot reads a slot's state; the error wraps ErrSlotMissing if there is none of that name.
+func (c Config) Slot(ctx context.Context, conn *pgx.Conn, name string) (SlotInfo, error) {
+	rows, err := query(ctx, conn.PgConn(), slotQuery(pgsession.Version(conn.PgConn()), name))
+	if err != nil {
+		return SlotInfo{}, fmt.Errorf("source: reading slot %q: %w", name, err)
+	}
+	return scanSlot(rows, name)
+}
+
+// slotQuery is in text, so that a walsender takes it too.
+func slotQuery(version int, name string) string {
+	status, reason := "NULL", "NULL"
+	if version >= 130000 {
+		status = "s.wal_status"
+	}
+	if version >= 170000 {
+		reason = "s.invalidation_reason"
+	}
+	return `SELECT s.plugin, s.database, s.temporary, s.active, s.active_pid, s.confirmed_flush_lsn, s.restart_lsn, ` +
+		status + `, ` + reason + `, (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+		ELSE pg_catalog.pg_current_wal_lsn() END OPERATOR(pg_catalog.-) s.restart_lsn)::pg_catalog.int8
+		FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = ` + pgsession.Literal(name)
+}
+
+// scanSlot reads the row of slotQuery.
+func scanSlot(rows [][][]byte, name string) (SlotInfo, error) {
+	if len(rows) == 0 {
+		return SlotInfo{}, fmt.Errorf("source: %w: %q", ErrSlotMissing, name)
+	}
+	r := rows[0]
+	s := SlotInfo{
+		Name: name, Plugin: string(r[0]), Database: string(r[1]),
+		Temporary: string(r[2]) == "t", Active: string(r[3]) == "t",
+		ActivePID: int32(number(r[4])), WALStatus: string(r[7]), InvalidationReason: string(r[8]),
+		RetainedBytes: max(0, number(r[9])),
+	}
+	return s, errors.Join(lsnOrZero(&s.ConfirmedFlush, r[5]), lsnOrZero(&s.RestartLSN, r[6]))
+}
+
+// dropWait bounds how long DropSlot waits for a walsender to let go of the slot.
+const dropWait = 10 * time.Second
+
+// DropSlot drops a slot; one that does not exist is no error. A slot that somebody uses is waited for
+// up to 10 s; then the error wraps ErrSlotActive and names the walsender's pid.
+func (c Config) DropSlot(ctx context.Context, name string) error {
+	conn, err := c.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer hangUp(ctx, conn)
+	limit := time.Now().Add(dropWait)
+	backoff := pgsession.Backoff{Cap: time.Second}
+	for {
+		_, err := query(ctx, conn.PgConn(), "SELECT pg_catalog.pg_drop_replication_slot("+pgsession.Literal(name)+")")
+		switch pgsession.SQLState(err) {
+		case "":
+			if err != nil {
+				return fmt.Errorf("source: dropping slot %q: %w", name, err)
+			}
+			return nil
+		case sqlUndefined:
+			return nil
+		case sqlInUse:
+		default:
+			return fmt.Errorf("source: dropping slot %q: %w", name, err)
+		}
+		if time.Now().After(limit) {
+			return c.activeError(ctx, conn, name, err)
+		}
+		if err := backoff.Wait(ctx); err != nil {
+			return fmt.Errorf("source: dropping slot %q: %w", name, err)
+		}
+	}
+}
+
+// activeError names who uses the slot.
+func (c Config) activeError(ctx context.Context, conn *pgx.Conn, name string, cause error) error {
+	info, err := c.Slot(ctx, conn, name)
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	return activeError(info, cause)
+}
+
+// activeError names who uses the slot.
+func activeError(info SlotInfo, cause error) error {
+	return fmt.Errorf("source: %w: slot %q is used by backend pid %d: stop the other replicator, or end it with SELECT pg_terminate_backend(%d): %w",
+		ErrSlotActive, info.Name, info.ActivePID, info.ActivePID, cause)
+}
