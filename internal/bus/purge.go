@@ -1,0 +1,55 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// PurgeChanges deletes the messages of `changes` below a sequence, always keeping the last one.
+// verified is the last sequence that the caller's session knows to be in the stream.
+//
+// A purge of a whole stream beyond its last sequence moves that sequence up (nats-server
+// filestore.go, PurgeEx and compact): a stream that came back with an older state would be wiped, and
+// its numbers would lie. So only single subjects are purged, below what was verified, and only while
+// the stream still reaches there: else ErrBeyondTail or ErrRolledBack.
+func (s *Stream) PurgeChanges(ctx context.Context, below, verified uint64) error {
+	tail, err := s.Tail(ctx)
+	if errors.Is(err, ErrEmpty) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.purge(ctx, s.ChangesSubject(), min(below, tail.Seq), below, verified)
+}
+
+// PurgeCopy deletes copied rows of an attempt (0: of all) below a sequence. verified is as in
+// PurgeChanges.
+func (s *Stream) PurgeCopy(ctx context.Context, attempt uint32, below, verified uint64) error {
+	return s.purge(ctx, s.CopyFilter(attempt), below, below, verified)
+}
+
+func (s *Stream) purge(ctx context.Context, subject string, below, asked, verified uint64) error {
+	if asked > verified {
+		return fmt.Errorf("%w (below %d, verified %d)", ErrBeyondTail, asked, verified)
+	}
+	if below <= 1 {
+		return nil
+	}
+	info, err := s.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if info.LastSeq < verified {
+		return fmt.Errorf("%w (last sequence %d, was at least %d)", ErrRolledBack, info.LastSeq, verified)
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if err := s.str.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(below)); err != nil {
+		return fmt.Errorf("bus: purge stream %s: %w", s.name, mapError(err))
+	}
+	return nil
+}
