@@ -1,0 +1,38 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/pgflo/flo/decode"
+)
+
+// Why a rule can't be used, for errors.Is.
+var (
+	// ErrInvalidRule: the rule itself is wrong (a bad pattern, no column, a negative number).
+	ErrInvalidRule = errors.New("invalid rule")
+	// ErrNoColumn: the rule names a table exactly, and that table has no such column.
+	ErrNoColumn = errors.New("no such column")
+	// ErrKeyColumn: the rule would remove or change a column of the replica identity.
+	ErrKeyColumn = errors.New("column is part of the replica identity")
+	// ErrType: the column's type can't hold what the rule makes of it.
+	ErrType = errors.New("column type does not fit the rule")
+	// ErrShape: a row doesn't have the columns that the rule was bound to. Nothing of it is passed on,
+	// since a value in another column's place could be the one that the rule hides.
+	ErrShape = errors.New("row does not have its relation's columns")
+)
+
+// BindError says which rule can't be used for which table.
+type BindError struct {
+	Rule  string // as it was written, for example `Mask("email")`
+	Table decode.Name
+	Err   error
+}
+
+// Error names the rule, the table and the reason.
+func (e *BindError) Error() string {
+	return fmt.Sprintf("rules: %s cannot be used for table %s: %v", e.Rule, e.Table, e.Err)
+}
+
+// Unwrap gives the reason.
+func (e *BindError) Unwrap() error { return e.Err }
