@@ -13,7 +13,26 @@ type LSN uint64
 
 // String gives PostgreSQL's own notation, for example "0/16B3748".
 func (l LSN) String() string {
-	return fmt.Sprintf("%X/%X", uint32(l>>32), uint32(l))
+	var buf [17]byte
+	return string(l.append(buf[:0]))
+}
+
+// append appends PostgreSQL's own notation.
+func (l LSN) append(dst []byte) []byte {
+	dst = appendUpperHex(dst, uint32(l>>32))
+	return appendUpperHex(append(dst, '/'), uint32(l))
+}
+
+// appendUpperHex appends v's hexadecimal digits, without leading zeros.
+func appendUpperHex(dst []byte, v uint32) []byte {
+	shift := 28
+	for shift > 0 && v>>shift == 0 {
+		shift -= 4
+	}
+	for ; shift >= 0; shift -= 4 {
+		dst = append(dst, "0123456789ABCDEF"[v>>shift&15])
+	}
+	return dst
 }
 
 // ParseLSN reads PostgreSQL's notation.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"strconv"
 )
 
 // Position identifies a streamed change for ever: LSN is its transaction's commit LSN (final_lsn in
@@ -38,8 +39,14 @@ type CopyID struct {
 }
 
 // String gives "point:table:attempt:range:row".
-func (c CopyID) String() string {
-	return fmt.Sprintf("%s:%d:%d:%d:%d", c.Point, c.Table, c.Attempt, c.Range, c.Row)
+func (c CopyID) String() string { return string(c.append(nil)) }
+
+func (c CopyID) append(dst []byte) []byte {
+	dst = c.Point.append(dst)
+	for _, n := range [...]uint64{uint64(c.Table), uint64(c.Attempt), uint64(c.Range), c.Row} {
+		dst = strconv.AppendUint(append(dst, ':'), n, 10)
+	}
+	return dst
 }
 
 // Checkpoint says how far a worker's sink has come. It is opaque to sinks: a transactional sink
