@@ -58,6 +58,12 @@ type Checkpoint struct {
 	End         LSN    `json:"end"`               // its end LSN
 	Session     uint64 `json:"session,string"`    // the writer session of message Seq
 	Attempt     uint32 `json:"attempt,omitempty"` // the copy attempt that is drained; 0: none
+
+	// While a copy is being drained: which attempt, the copy message up to which all is written, and
+	// how many tables were whole by then.
+	CopyAttempt uint32 `json:"copy_attempt,omitempty"`
+	CopySeq     uint64 `json:"copy_seq,omitempty"`
+	CopyTables  int    `json:"copy_tables,omitempty"`
 }
 
 // IsZero reports whether nothing has been applied yet.

@@ -82,8 +82,10 @@ type CopyTable struct {
 	Source   uint32 // the source table's OID
 	Attempt  uint32
 	Point    decode.LSN // the snapshot's consistent point
-	// Chunks and Rows of the whole table; set for EndTable only.
+	// Chunks and Rows of the whole table at the source; set for EndTable only.
 	Chunks, Rows uint64
+	// Filtered: rules may have dropped rows, so that fewer than Rows were written.
+	Filtered bool
 }
 
 // CopyChunk is a run of whole rows in PostgreSQL's COPY text format, each row ended by '\n'.

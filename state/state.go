@@ -50,9 +50,6 @@ type Worker struct {
 	Name       string            `json:"name"`
 	Epoch      uint64            `json:"epoch"` // rises at each start
 	Checkpoint decode.Checkpoint `json:"checkpoint"`
-	// CopySeq: copy messages of CopyAttempt up to this sequence are written; they may be purged.
-	CopyAttempt uint32    `json:"copy_attempt,omitempty"`
-	CopySeq     uint64    `json:"copy_seq,omitempty"`
-	Finished    bool      `json:"finished,omitempty"` // a CopyOnly group's worker has applied all
-	Updated     time.Time `json:"updated"`
+	Finished   bool              `json:"finished,omitempty"` // a CopyOnly group's worker has applied all
+	Updated    time.Time         `json:"updated"`
 }
