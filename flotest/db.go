@@ -25,6 +25,7 @@ type DB struct {
 	Server *Server
 
 	adminURL string
+	logFrom  int64 // the size of the server's log when the test began
 
 	mu   sync.Mutex
 	conn *pgx.Conn // of Exec and Query, opened when first needed

@@ -21,6 +21,8 @@ func serverDefaults() serverConfig {
 		"max_connections":           "200",
 		"max_prepared_transactions": "20",
 		"max_worker_processes":      "16",
+		"log_checkpoints":           "off",
+		"log_line_prefix":           "%m [%p] %d ",
 	}}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/url"
@@ -256,25 +255,6 @@ func (s *Server) DataDir() string { return s.data }
 
 // BinDir returns the folder of the binaries.
 func (s *Server) BinDir() string { return s.binDir }
-
-// logTail bounds, in bytes, what Log returns.
-const logTail = 32 << 10
-
-func (s *Server) logPath() string { return filepath.Join(s.base, "log") }
-
-// Log returns the end of the server's log, up to 32 KiB; "" after Close.
-func (s *Server) Log() string {
-	f, err := os.Open(s.logPath())
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	if fi, err := f.Stat(); err == nil && fi.Size() > logTail {
-		f.Seek(-logTail, io.SeekEnd)
-	}
-	b, _ := io.ReadAll(f) // what could be read is what there is to show
-	return string(b)
-}
 
 // SetSetting changes a server parameter in the configuration file. It takes effect with
 // Reload, or with Stop and Start for those that need it.

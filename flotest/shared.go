@@ -87,14 +87,14 @@ func newDB(t testing.TB, adminURL string, s *Server) *DB {
 	if err := createDatabase(t.Context(), adminURL, name); err != nil {
 		t.Fatal(err)
 	}
-	d := &DB{URL: inDatabase(adminURL, name), Name: name, Server: s, adminURL: adminURL}
+	d := &DB{logFrom: s.logSize(), URL: inDatabase(adminURL, name), Name: name, Server: s, adminURL: adminURL}
 	t.Cleanup(func() { d.cleanup(t) })
 	return d
 }
 
 func (d *DB) cleanup(t testing.TB) {
 	if t.Failed() && d.Server != nil {
-		t.Logf("end of the server's log:\n%s", d.Server.Log())
+		t.Logf("the server's log since the test began:\n%s", d.Server.logSince(d.logFrom))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), dropTimeout)
 	defer cancel()
