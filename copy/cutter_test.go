@@ -74,6 +74,7 @@ func TestTablesAreCutByTheirRealSize(t *testing.T) {
 		{4096, 40960, 4096, 150000, 11, 409},  // nine tenths are TOAST
 		{10, 1000000, 4096, 150000, 1, 16},    // nearly all TOAST
 		{1 << 32, 1 << 32, 4096, 150000, 1 << 20, 4096},
+		{1 << 32, 1 << 32, 1, 150000, 1 << 24, 256}, // more ranges than can be numbered
 	} {
 		p := newTablePlan(&Table{}, c.heapPages*block, c.totalPages*block, block, c.rangePages, c.version)
 		if p.ranges != c.ranges || p.step != c.step {

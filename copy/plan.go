@@ -21,6 +21,8 @@ const (
 	planBatch = 256
 	// minRangePages keeps tables that are nearly all TOAST from being cut into tiny ranges.
 	minRangePages = 16
+	// maxRanges of one table: a table has at most 2^32 blocks, and a range's number has to fit.
+	maxRanges = 1 << 24
 )
 
 // tablePlan is a table, cut into ranges, and how far its copy is.
@@ -155,6 +157,7 @@ func newTablePlan(t *Table, heap, total, block, rangePages int64, version int) *
 		weighed := int64(float64(rangePages) * float64(heap) / float64(total))
 		p.step = max(weighed, min(minRangePages, rangePages))
 	}
+	p.step = max(p.step, (p.pages+maxRanges-1)/maxRanges)
 	if version >= tidRangeVersion && p.pages > p.step {
 		p.ranges = uint32((p.pages + p.step - 1) / p.step)
 	}
