@@ -79,12 +79,8 @@ func (s *Server) launch() (*process, error) {
 	if s.closed {
 		return nil, fmt.Errorf("%w: it is closed", ErrStopped)
 	}
-	if s.proc != nil {
-		select {
-		case <-s.proc.exited: // it died by itself
-		default:
-			return nil, errors.New("flotest: the server runs already")
-		}
+	if s.proc != nil && !s.proc.gone() {
+		return nil, errors.New("flotest: the server runs already")
 	}
 	if err := s.writeSettings(); err != nil {
 		return nil, err
@@ -144,13 +140,11 @@ func (s *Server) Stop(ctx context.Context, mode StopMode) (time.Duration, error)
 	if p == nil {
 		return 0, ErrStopped
 	}
-	start := time.Now()
-	select {
-	case <-p.exited:
+	if p.gone() {
 		s.setProc(nil)
 		return 0, fmt.Errorf("%w: it ended by itself: %s", ErrStopped, p.cmd.ProcessState)
-	default:
 	}
+	start := time.Now()
 	if err := s.signal(mode.signal()); err != nil {
 		return 0, err
 	}
@@ -181,20 +175,18 @@ func (s *Server) kill() error {
 	if p == nil {
 		return ErrStopped
 	}
-	pid := p.cmd.Process.Pid
-	select {
-	case <-p.exited:
+	if p.gone() {
 		s.setProc(nil)
 		return nil
-	default:
 	}
 	// A frozen postmaster forks no more while its children are listed. Each child leads a
 	// session of its own (src/backend/utils/init/miscinit.c), so no group reaches them.
-	if err := signalPID(pid, sigFreeze); err != nil {
-		return fmt.Errorf("flotest: kill: %w", err)
+	if err := s.signal(sigFreeze); err != nil {
+		return err
 	}
-	kids, err := childrenOf(pid)
-	for _, k := range append([]int{pid}, kids...) {
+	kids, err := childrenOf(p.cmd.Process.Pid)
+	err = errors.Join(err, p.cmd.Process.Kill())
+	for _, k := range kids {
 		if e := signalPID(k, syscall.SIGKILL); e != nil && !errors.Is(e, syscall.ESRCH) {
 			err = errors.Join(err, fmt.Errorf("flotest: kill %d: %w", k, e))
 		}
@@ -348,7 +340,7 @@ func (s *Server) end(p *process) error {
 		mode = Fast
 	}
 	err := s.signal(mode.signal())
-	if errors.Is(err, syscall.ESRCH) {
+	if errors.Is(err, os.ErrProcessDone) {
 		err = nil
 	}
 	select {

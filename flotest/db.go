@@ -74,7 +74,11 @@ const closeTimeout = 5 * time.Second
 func (d *DB) do(ctx context.Context, f func(*pgx.Conn) error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.conn == nil || d.conn.IsClosed() {
+	if d.conn != nil && d.conn.Ping(ctx) != nil {
+		d.conn.Close(ctx) // the server went, and may be back
+		d.conn = nil
+	}
+	if d.conn == nil {
 		conn, err := dial(ctx, d.URL)
 		if err != nil {
 			return err
@@ -89,7 +93,9 @@ func (d *DB) do(ctx context.Context, f func(*pgx.Conn) error) error {
 // other than the test's own use Conn or TryExec.
 func (d *DB) Exec(t testing.TB, sql string, args ...any) {
 	t.Helper()
-	if err := d.TryExec(t.Context(), sql, args...); err != nil {
+	ctx, cancel := testContext(t)
+	defer cancel()
+	if err := d.TryExec(ctx, sql, args...); err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}
 }
@@ -106,6 +112,15 @@ func (d *DB) TryExec(ctx context.Context, sql string, args ...any) error {
 	})
 }
 
+// testContext is the test's context, or in a cleanup, when that has ended, another one.
+func testContext(t testing.TB) (context.Context, context.CancelFunc) {
+	ctx := t.Context()
+	if ctx.Err() == nil {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), dropTimeout)
+}
+
 // Null is how Query shows a NULL.
 const Null = "NULL"
 
@@ -113,14 +128,16 @@ const Null = "NULL"
 // Session settings are PostgreSQL's usual ones with ISO dates and UTC.
 func (d *DB) Query(t testing.TB, sql string, args ...any) [][]string {
 	t.Helper()
+	ctx, cancel := testContext(t)
+	defer cancel()
 	var rows [][]string
-	err := d.do(t.Context(), func(c *pgx.Conn) error {
+	err := d.do(ctx, func(c *pgx.Conn) error {
 		if len(args) > 0 {
 			args = append([]any{pgx.QueryResultFormats{pgx.TextFormatCode}}, args...)
 		} else {
 			args = []any{pgx.QueryExecModeSimpleProtocol}
 		}
-		r, err := c.Query(t.Context(), sql, args...)
+		r, err := c.Query(ctx, sql, args...)
 		if err != nil {
 			return err
 		}

@@ -54,6 +54,15 @@ func (p *process) reap() {
 	close(p.exited)
 }
 
+func (p *process) gone() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
+}
+
 // startTimeout bounds the wait for a server to accept connections when ctx has no
 // deadline; a crash recovery is part of it.
 const startTimeout = 2 * time.Minute
@@ -265,22 +274,19 @@ func (s *Server) SetSetting(name, value string) error {
 	return s.writeSettings()
 }
 
-// pid returns the running postmaster's, or 0.
-func (s *Server) pid() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.proc == nil {
-		return 0
-	}
-	return s.proc.cmd.Process.Pid
+// up reports whether the postmaster runs.
+func (s *Server) up() bool {
+	p := s.running()
+	return p != nil && !p.gone()
 }
 
+// signal goes by os.Process, never by a bare pid, which might be another process's by now.
 func (s *Server) signal(sig syscall.Signal) error {
-	pid := s.pid()
-	if pid == 0 {
+	p := s.running()
+	if p == nil {
 		return ErrStopped
 	}
-	if err := signalPID(pid, sig); err != nil {
+	if err := p.cmd.Process.Signal(sig); err != nil {
 		return fmt.Errorf("flotest: signal the server: %w", err)
 	}
 	return nil

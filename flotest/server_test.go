@@ -3,6 +3,7 @@ package flotest_test
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -147,6 +148,35 @@ func TestBadSettingShowsTheLog(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "no_such_setting") {
 		t.Fatalf("error doesn't show the server's log: %v", err)
 	}
+}
+
+func TestTakenPortIsAnError(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	s, err := flotest.StartServer(t.Context(), flotest.WithPort(l.Addr().(*net.TCPAddr).Port))
+	if err == nil {
+		s.Close()
+		t.Fatal("no error")
+	}
+}
+
+func TestStoppedSharedServerComesBack(t *testing.T) {
+	flotest.RequireOwnServer(t)
+	db := flotest.Postgres(t)
+	db.Exec(t, "SELECT 1")
+	_, err := db.Server.Stop(t.Context(), flotest.Immediate)
+	must(t, err)
+	other := flotest.Postgres(t)
+	if got := other.QueryString(t, "SELECT 1"); got != "1" {
+		t.Error(got)
+	}
+	db.Exec(t, "SELECT 1") // on a new session
+}
+
+func TestExecInCleanup(t *testing.T) {
+	db := flotest.Postgres(t)
+	t.Cleanup(func() { db.Exec(t, "SELECT 1") })
 }
 
 func TestPgbench(t *testing.T) {

@@ -47,6 +47,10 @@ func (s *sharedServer) get(ctx context.Context) (*Server, error) {
 	if s.server == nil && s.err == nil {
 		s.server, s.err = StartServer(ctx, testServerOptions()...)
 	}
+	if s.err == nil && !s.server.up() {
+		// A test stopped it: that must not fail those that follow.
+		return s.server, s.server.Start(ctx)
+	}
 	return s.server, s.err
 }
 
@@ -103,7 +107,7 @@ func (d *DB) cleanup(t testing.TB) {
 		d.conn.Close(ctx) // dropped by force anyway
 	}
 	d.mu.Unlock()
-	if d.Server != nil && d.Server.pid() == 0 {
+	if d.Server != nil && !d.Server.up() {
 		return // stopped by the test: the data goes with the server
 	}
 	if err := dropDatabase(ctx, d.adminURL, d.Name); err != nil {
