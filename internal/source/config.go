@@ -20,6 +20,9 @@ import (
 )
 
 // Errors that callers tell apart by errors.Is. Their messages name what is meant and what to do.
+// plugin is the output plugin of flo's slots.
+const plugin = "pgoutput"
+
 var (
 	// ErrSlotMissing: the replication slot does not exist.
 	ErrSlotMissing = errors.New("replication slot does not exist")

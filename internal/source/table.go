@@ -1,6 +1,11 @@
 package source
 
 import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/names"
 )
@@ -12,18 +17,18 @@ type Table struct {
 	Name   string
 	Kind   byte // pg_class.relkind: 'r'
 	// Identity is the replica identity as it is set; HasIdentity says whether updates and deletes can be
-	// published by it (IdentityDefault without a primary key can't).
+	// published by it (IdentityDefault without a primary key, or with a deferrable one, can't).
 	Identity    decode.Identity
 	HasIdentity bool
 	// Columns in order, as pgoutput will describe them: without dropped and generated ones, and within
 	// the publication's column list. Key is set by the replica identity. The types have OID, Schema,
 	// Name and Kind only; Describe has the rest.
 	Columns []decode.Column
-	// Pages is the real size in blocks of the main fork (pg_relation_size, not the stale relpages).
+	// Pages is the real size of the main fork in blocks (pg_relation_size, not the stale relpages).
 	Pages int64
 	// Ancestors of a leaf partition: parent first, root last.
 	Ancestors []decode.Name
-	// RowFilter of the publication, an SQL expression; "": all rows.
+	// RowFilter of the publication, an SQL expression; "": all rows. EnsurePublication sets it.
 	RowFilter string
 	// FileNode is pg_class.relfilenode; a rewrite or TRUNCATE changes it.
 	FileNode uint32
@@ -34,3 +39,109 @@ func (t *Table) Qualified() decode.Name { return decode.Name{Schema: t.Schema, N
 
 // quoted gives the table's name in SQL.
 func (t *Table) quoted() string { return names.Qualified(t.Schema, t.Name) }
+
+// identityIndex is the index that serves as the replica identity of c, as the server chooses it: valid,
+// unique, immediate and whole (RelationGetIndexList in src/backend/utils/cache/relcache.c).
+const identityIndex = `(SELECT i.indkey::int2[] FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indisunique
+	AND i.indimmediate AND i.indpred IS NULL
+	AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))`
+
+// readTables reads the tables of these OIDs in the order of their names. One that is gone is left out.
+func readTables(ctx context.Context, conn *pgx.Conn, oids []uint32) ([]Table, error) {
+	if len(oids) == 0 {
+		return nil, nil
+	}
+	rows, err := conn.Query(ctx, `
+		SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relreplident::text,
+			c.relreplident = 'f' OR `+identityIndex+` IS NOT NULL,
+			COALESCE(pg_relation_size(c.oid) / current_setting('block_size')::int8, 0), c.relfilenode
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1)
+		ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`, oids)
+	if err != nil {
+		return nil, fmt.Errorf("source: reading the tables: %w", err)
+	}
+	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Table, error) {
+		var t Table
+		var kind, identity string
+		err := row.Scan(&t.OID, &t.Schema, &t.Name, &kind, &identity, &t.HasIdentity, &t.Pages, &t.FileNode)
+		if err == nil {
+			t.Kind, t.Identity = kind[0], decode.Identity(identity[0])
+		}
+		return t, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("source: reading the tables: %w", err)
+	}
+	columns, err := readColumns(ctx, conn, oids)
+	if err != nil {
+		return nil, err
+	}
+	ancestors, err := readAncestors(ctx, conn, oids)
+	if err != nil {
+		return nil, err
+	}
+	for i := range tables {
+		tables[i].Columns, tables[i].Ancestors = columns[tables[i].OID], ancestors[tables[i].OID]
+	}
+	return tables, nil
+}
+
+// typeKind is pg_type.typtype in decode's words; arrays are base types to PostgreSQL.
+const typeKind = `CASE WHEN t.typtype = 'b' AND t.typcategory = 'A' THEN 'a' ELSE t.typtype::text END`
+
+// readColumns reads the columns that pgoutput describes.
+func readColumns(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32][]decode.Column, error) {
+	rows, err := conn.Query(ctx, `
+		SELECT c.oid, a.attname::text, a.atttypmod, c.relreplident = 'f' OR COALESCE(a.attnum = ANY (`+identityIndex+`), false),
+			t.oid, tn.nspname::text, t.typname::text, `+typeKind+`
+		FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+			JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
+		WHERE c.oid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+		ORDER BY c.oid, a.attnum`, oids)
+	if err != nil {
+		return nil, fmt.Errorf("source: reading columns: %w", err)
+	}
+	columns := make(map[uint32][]decode.Column, len(oids))
+	types := make(map[uint32]*decode.Type)
+	var (
+		table uint32
+		col   decode.Column
+		typ   decode.Type
+		kind  string
+	)
+	_, err = pgx.ForEachRow(rows, []any{&table, &col.Name, &col.Modifier, &col.Key, &typ.OID, &typ.Schema, &typ.Name, &kind}, func() error {
+		if types[typ.OID] == nil {
+			t := typ
+			t.Kind = kindOf(kind)
+			types[typ.OID] = &t
+		}
+		col.Type = types[typ.OID]
+		columns[table] = append(columns[table], col)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("source: reading columns: %w", err)
+	}
+	return columns, nil
+}
+
+// kindOf reads typeKind's answer.
+func kindOf(s string) decode.TypeKind {
+	switch s {
+	case "a":
+		return decode.ArrayType
+	case "e":
+		return decode.EnumType
+	case "d":
+		return decode.DomainType
+	case "c":
+		return decode.CompositeType
+	case "r":
+		return decode.RangeType
+	case "m":
+		return decode.MultirangeType
+	case "p":
+		return decode.PseudoType
+	}
+	return decode.BaseType
+}

@@ -2,6 +2,7 @@ package source
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/pgflo/flo/decode"
 )
@@ -24,4 +25,12 @@ func lsnOrZero(lsn *decode.LSN, text []byte) error {
 	p, err := decode.ParseLSN(string(text))
 	*lsn = p
 	return err
+}
+
+// micros reads microseconds of Unix time; NULL is the zero time.
+func micros(text []byte) time.Time {
+	if text == nil {
+		return time.Time{}
+	}
+	return time.UnixMicro(number(text))
 }
