@@ -1,0 +1,85 @@
+package decode_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"github.com/pgflo/flo/decode"
+)
+
+// FuzzParser feeds a relation known beforehand, a description, and two messages of any kind: they give errors of
+// the two known kinds, or changes that can be cloned and written as JSON on one line.
+func FuzzParser(f *testing.F) {
+	var before []byte
+	for _, frame := range captured(f) {
+		f.Add([]byte(`{"relation":20000,"types":[{"oid":20010,"schema":"s","name":"t","kind":3,"elem":23}]}`), before, frame)
+		if frame[0] == 'R' {
+			before = frame
+		}
+	}
+	f.Fuzz(func(t *testing.T, description, first, second []byte) {
+		p, a := usersParser(t), decode.NewArena()
+		known := func(err error) {
+			if err != nil && !errors.Is(err, decode.ErrMalformed) && !errors.Is(err, decode.ErrUnknownRelation) {
+				t.Fatalf("error of no kind: %v", err)
+			}
+		}
+		known(p.DescribeJSON(description))
+		for _, frame := range [][]byte{first, second} {
+			known(feed(p, frame))
+			if r, err := p.Relation(frame); err == nil {
+				again, err := decode.NewParser().Relation(decode.AppendRelation(nil, r))
+				if err != nil || again.Qualified() != r.Qualified() || len(again.Columns) != len(r.Columns) {
+					t.Fatalf("%+v became %+v (%v)", r, again, err)
+				}
+			}
+			c, err := p.Change(frame, a)
+			known(err)
+			if err != nil {
+				continue
+			}
+			line, err := c.Clone().AppendJSON(nil)
+			if err != nil || !json.Valid(line) || bytes.ContainsAny(line, "\n\r") {
+				t.Fatalf("not a line of JSON: %q, %v", line, err)
+			}
+		}
+	})
+}
+
+// FuzzCopyReader reads any bytes as rows: they give ErrMalformed, or rows that, written and read
+// again, are the same.
+func FuzzCopyReader(f *testing.F) {
+	for _, s := range []string{"", "a\tb\n", "\\N\t\\\\N\n", "\\101\\x4a\\q\t\\b\\f\\n\\r\\t\\v\n", "a\\\tb\tc\n", "a\\\\\tb\nc\td\n", "x", "\\.\n", "\t\\\n", "\xff\t\\xz\n"} {
+		f.Add(uint8(2), []byte(s))
+	}
+	f.Add(uint8(0), []byte("\n\n"))
+	f.Add(uint8(1), []byte("\n\\N\n"))
+	f.Fuzz(func(t *testing.T, columns uint8, data []byte) {
+		rel, a := texts(int(columns%5)), decode.NewArena()
+		r := decode.NewCopyReader(rel, data)
+		for {
+			row, ok, err := r.Next(a)
+			if err != nil && !errors.Is(err, decode.ErrMalformed) {
+				t.Fatalf("error of no kind: %v", err)
+			}
+			if !ok {
+				break
+			}
+			line, err := decode.AppendCopyRow(nil, row)
+			if err != nil || bytes.IndexByte(line, '\n') != len(line)-1 {
+				t.Fatalf("%q written as %q, %v", shown(row), line, err)
+			}
+			again, ok, err := decode.NewCopyReader(rel, line).Next(a)
+			if err != nil || !ok {
+				t.Fatalf("%q read again: %v", line, err)
+			}
+			for i := range row {
+				if row[i].Presence() != again[i].Presence() || !bytes.Equal(row[i].Bytes(), again[i].Bytes()) {
+					t.Fatalf("%q became %q", shown(row), shown(again))
+				}
+			}
+		}
+	})
+}
