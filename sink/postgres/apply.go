@@ -1,0 +1,308 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/pgsession"
+	"github.com/pgflo/flo/sink"
+)
+
+// againError is an error that may pass when the transaction is applied once more, seen afresh: the
+// destination's catalog has changed since it was looked up, or (see Sink.heal) a row stood there before.
+type againError struct{ err error }
+
+func (e *againError) Error() string { return e.err.Error() }
+func (e *againError) Unwrap() error { return e.err }
+
+// again marks err as worth one more try, unless that was it.
+func (s *Sink) again(err error) error {
+	switch {
+	case s.tx.deferred && !s.heal && pgsession.SQLState(err) == "23505":
+		s.heal = true
+	case !s.afresh && staleCatalog(err):
+		s.afresh = true
+	default:
+		return nil
+	}
+	return &againError{err}
+}
+
+// applier is a stage that is given the changes of one batch, in order, within the transaction.
+type applier interface {
+	apply(q *pipeline, changes []*decode.Change) error
+}
+
+var _ applier = (*rowApplier)(nil)
+
+// write applies one batch to the open transaction, or a new one, and commits unless more comes.
+func (s *Sink) write(ctx context.Context, b *sink.Batch) error {
+	s.main.bindings.trim()
+	for i, ch := range b.Changes {
+		if err := s.bindChange(ctx, ch); err != nil {
+			return judge(err, i)
+		}
+	}
+	if err := s.applyBatch(ctx, b); err != nil {
+		return s.explain(err, b)
+	}
+	s.tx.changes += uint64(len(b.Changes))
+	if b.More {
+		return nil
+	}
+	if err := commit(ctx, s.main.pg); err != nil {
+		err = fmt.Errorf("sink/postgres: committing: %w", err)
+		if again := s.again(err); again != nil {
+			return again
+		}
+		return judge(err, -1)
+	}
+	if !b.Checkpoint.IsZero() {
+		text, err := b.Checkpoint.MarshalText()
+		if err != nil {
+			return err
+		}
+		s.stored = string(text)
+	}
+	s.stats.transactions.Add(1)
+	s.stats.changes.Add(s.tx.changes)
+	s.stats.missing.Add(s.tx.missing)
+	s.tx = transaction{}
+	return nil
+}
+
+// bindChange looks up what a change needs, before the pipeline takes the connection.
+func (s *Sink) bindChange(ctx context.Context, ch *decode.Change) error {
+	if ch.Op == decode.OpTruncate && ch.Truncate != nil {
+		for _, rel := range ch.Truncate.Relations {
+			if _, err := s.main.bind(ctx, rel); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if ch.Relation == nil || ch.Op == decode.OpMessage || ch.Op == decode.OpSchema {
+		return nil
+	}
+	b, err := s.main.bind(ctx, ch.Relation)
+	if err != nil {
+		return err
+	}
+	if b.deferrable() && !s.tx.deferred {
+		if !s.tx.begun {
+			return nil // applyBatch begins and defers at once
+		}
+		if err := simple(ctx, s.main.pg, deferConstraints); err != nil {
+			return err
+		}
+		s.tx.deferred = true
+	}
+	return nil
+}
+
+// deferConstraints lets keys that the source checks at the end of a statement or of the transaction be
+// checked so here too: one statement there is many here.
+const deferConstraints = "SET CONSTRAINTS ALL DEFERRED"
+
+func (s *Sink) applyBatch(ctx context.Context, b *sink.Batch) error {
+	q := newPipeline(ctx, s.main.pg, s.rowMissing)
+	err := s.sendBatch(q, b)
+	if err == nil {
+		err = q.finish()
+	}
+	if err != nil {
+		q.abandon()
+		s.main.programs.settle()
+	}
+	return err
+}
+
+func (s *Sink) sendBatch(q *pipeline, b *sink.Batch) error {
+	st := s.start.Load()
+	if !s.tx.begun {
+		s.tx.begun = true
+		if err := q.run(-1, begin); err != nil {
+			return err
+		}
+		if err := s.verify(q, st); err != nil {
+			return err
+		}
+		for _, ch := range b.Changes {
+			if bound := s.main.bindings.get(ch.Relation); bound != nil && bound.deferrable() {
+				s.tx.deferred = true
+			}
+		}
+		if s.tx.deferred {
+			if err := q.run(-1, deferConstraints); err != nil {
+				return err
+			}
+		}
+	}
+	var a applier = &rowApplier{session: s.main, heal: s.heal}
+	if err := a.apply(q, b.Changes); err != nil {
+		return err
+	}
+	if b.More || b.Checkpoint.IsZero() {
+		return nil
+	}
+	cp, err := b.Checkpoint.MarshalText()
+	if err != nil {
+		return &requestError{-1, err}
+	}
+	return q.one(s.books.store, text(st.Group, st.Worker, string(cp), b.Checkpoint.Incarnation), nil)
+}
+
+// verify locks the checkpoint row for the transaction and makes sure that it is as this sink left it.
+// Its answer is read before COMMIT is sent, so nothing is applied twice, nor by two.
+func (s *Sink) verify(q *pipeline, st *sink.Start) error {
+	return q.one(s.books.lock, text(st.Group, st.Worker), func(row [][]byte) error {
+		if err := checkEpoch(row[0], *st); err != nil {
+			return err
+		}
+		if string(row[0]) != number(st.Epoch) || string(row[1]) != s.stored {
+			return fmt.Errorf("group %q, worker %q: %w", st.Group, st.Worker, ErrCheckpointMoved)
+		}
+		return nil
+	})
+}
+
+// rowMissing is called for an UPDATE or DELETE that met no row.
+func (s *Sink) rowMissing(int) error {
+	if s.config.replica && !s.config.missingOK {
+		return ErrRowMissing
+	}
+	s.tx.missing++
+	return nil
+}
+
+// explain names the table and the change, and says whether trying again is worth it.
+func (s *Sink) explain(err error, b *sink.Batch) error {
+	at := -1
+	var req *requestError
+	if errors.As(err, &req) {
+		at, err = req.change, req.err
+	}
+	if at < 0 || at >= len(b.Changes) {
+		return judge(fmt.Errorf("sink/postgres: writing: %w", err), -1)
+	}
+	if again := s.again(err); again != nil {
+		return again
+	}
+	var named *TableError
+	if rel := b.Changes[at].Relation; rel != nil && !errors.As(err, &named) {
+		err = tableError(rel.Qualified(), err, b.Changes[at].Op.String()+" at "+b.Changes[at].Position().String())
+	}
+	return judge(err, at)
+}
+
+// rowApplier sends each change as statements of its own.
+type rowApplier struct {
+	session *session
+	heal    bool
+	pattern []byte
+	params  [][]byte
+}
+
+func (a *rowApplier) apply(q *pipeline, changes []*decode.Change) error {
+	for i, ch := range changes {
+		if err := a.change(q, i, ch); err != nil {
+			var req *requestError
+			if errors.As(err, &req) {
+				return err
+			}
+			return &requestError{i, err}
+		}
+	}
+	return nil
+}
+
+func (a *rowApplier) change(q *pipeline, i int, ch *decode.Change) error {
+	switch ch.Op {
+	case decode.OpMessage:
+		return nil
+	case decode.OpTruncate:
+		return a.truncate(q, i, ch)
+	case decode.OpInsert, decode.OpUpdate, decode.OpDelete:
+	default:
+		return fmt.Errorf("sink/postgres: %s: %w", ch.Op, sink.ErrUnsupported)
+	}
+	if ch.Relation == nil {
+		return fmt.Errorf("sink/postgres: %s: %w", ch.Op, errShape)
+	}
+	b := a.session.bindings.get(ch.Relation)
+	if err := b.fits(ch); err != nil {
+		return err
+	}
+	p, err := a.program(b, ch)
+	if err != nil {
+		return err
+	}
+	if victim := a.session.programs.use(p); victim != nil {
+		for _, st := range victim.steps {
+			if st.prepared {
+				if err := q.deallocate(st.name); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for _, st := range p.steps {
+		if !st.prepared {
+			st.name, st.prepared = a.session.programs.name(), true
+			if err := q.prepare(i, st); err != nil {
+				return err
+			}
+		}
+		a.params = a.params[:0]
+		for _, ref := range st.params {
+			a.params = append(a.params, ref.of(ch).Bytes())
+		}
+		if err := q.execute(i, st, a.params); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errShape is a change that does not agree with its relation.
+const errShape = refusal("the change does not have its relation's columns")
+
+// fits makes sure that the rows have the relation's columns.
+func (b *binding) fits(ch *decode.Change) error {
+	n := len(b.columns)
+	ok := true
+	switch ch.Op {
+	case decode.OpInsert:
+		ok = len(ch.New) == n
+	case decode.OpUpdate:
+		ok = len(ch.New) == n && (ch.Old == nil || len(ch.Old) == n)
+	case decode.OpDelete:
+		ok = len(ch.Old) == n
+	}
+	if !ok {
+		return tableError(b.table.name, errShape, ch.Op.String())
+	}
+	return nil
+}
+
+// truncate empties all tables of one TRUNCATE in one statement.
+func (a *rowApplier) truncate(q *pipeline, i int, ch *decode.Change) error {
+	if ch.Truncate == nil || len(ch.Truncate.Relations) == 0 {
+		return nil
+	}
+	names := make([]string, 0, len(ch.Truncate.Relations))
+	for _, rel := range ch.Truncate.Relations {
+		names = append(names, a.session.bindings.get(rel).table.from)
+	}
+	sql := "TRUNCATE TABLE " + strings.Join(names, ", ")
+	if ch.Truncate.RestartIdentity {
+		sql += " RESTART IDENTITY"
+	}
+	if ch.Truncate.Cascade {
+		sql += " CASCADE"
+	}
+	return q.run(i, sql)
+}

@@ -1,0 +1,128 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgflo/flo/internal/pgsession"
+	"github.com/pgflo/flo/sink"
+)
+
+// books is flo's own bookkeeping at the destination, as SQL.
+type books struct {
+	schema                                string // quoted
+	plain                                 string
+	checkpoints, backends, copies, chunks string // quoted, qualified
+	lock, store                           string // of Write, one each a transaction
+}
+
+func newBooks(schema string) books {
+	name := func(t string) string { return pgx.Identifier{schema, t}.Sanitize() }
+	b := books{
+		schema:      pgx.Identifier{schema}.Sanitize(),
+		plain:       schema,
+		checkpoints: name("checkpoints"),
+		backends:    name("backends"),
+		copies:      name("copies"),
+		chunks:      name("copy_chunks"),
+	}
+	// NO KEY UPDATE keeps other writers of the row out and lets the copy's KEY SHARE in.
+	// https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS
+	b.lock = "SELECT epoch, checkpoint FROM " + b.checkpoints + " WHERE group_name = $1 AND worker = $2 FOR NO KEY UPDATE"
+	b.store = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, updated_at = clock_timestamp() WHERE group_name = $1 AND worker = $2"
+	return b
+}
+
+// ddl creates what is missing.
+func (b books) ddl() string {
+	return "CREATE SCHEMA IF NOT EXISTS " + b.schema + ";" + b.tables()
+}
+
+func (b books) tables() string {
+	return strings.NewReplacer(
+		"{checkpoints}", b.checkpoints, "{backends}", b.backends,
+		"{copies}", b.copies, "{chunks}", b.chunks,
+	).Replace(`
+CREATE TABLE IF NOT EXISTS {checkpoints} (
+	group_name text NOT NULL,
+	worker text NOT NULL,
+	incarnation text NOT NULL DEFAULT '',
+	epoch bigint NOT NULL DEFAULT 0,
+	checkpoint text NOT NULL DEFAULT '',
+	updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	PRIMARY KEY (group_name, worker)
+);
+CREATE TABLE IF NOT EXISTS {backends} (
+	group_name text NOT NULL,
+	worker text NOT NULL,
+	epoch bigint NOT NULL,
+	pid integer NOT NULL,
+	backend_start timestamptz NOT NULL,
+	PRIMARY KEY (group_name, worker, pid, backend_start)
+);
+CREATE TABLE IF NOT EXISTS {copies} (
+	group_name text NOT NULL,
+	worker text NOT NULL,
+	source oid NOT NULL,
+	incarnation text NOT NULL,
+	attempt bigint NOT NULL,
+	point pg_lsn NOT NULL,
+	dest_schema text NOT NULL,
+	dest_table text NOT NULL,
+	state text NOT NULL DEFAULT 'copying',
+	chunks bigint,
+	rows bigint,
+	updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	PRIMARY KEY (group_name, worker, source)
+);
+CREATE TABLE IF NOT EXISTS {chunks} (
+	group_name text NOT NULL,
+	worker text NOT NULL,
+	source oid NOT NULL,
+	incarnation text NOT NULL,
+	attempt bigint NOT NULL,
+	range bigint NOT NULL,
+	first_row bigint NOT NULL,
+	rows bigint NOT NULL,
+	PRIMARY KEY (group_name, worker, source, incarnation, attempt, range, first_row)
+);`)
+}
+
+// setupLock is the advisory lock under which flo's own tables are created: CREATE … IF NOT EXISTS
+// of two sessions at once fails in one of them.
+const setupLock = "7165913485012364111"
+
+// SetupSQL gives the statements that create flo's own tables, for a database whose role for flo may not
+// do that. The role then needs USAGE on the schema and SELECT, INSERT, UPDATE, DELETE on its tables.
+func (s *Sink) SetupSQL() string { return strings.TrimSpace(s.books.ddl()) + "\n" }
+
+// create makes flo's own tables unless they are there.
+func (b books) create(ctx context.Context, pg *pgconn.PgConn) error {
+	rows, err := query(ctx, pg, `SELECT count(c.oid) FROM pg_namespace n LEFT JOIN pg_class c
+		ON c.relnamespace = n.oid AND c.relname IN ('checkpoints', 'backends', 'copies', 'copy_chunks')
+		WHERE n.nspname = $1 GROUP BY n.oid`, b.plain)
+	if err != nil {
+		return fmt.Errorf("sink/postgres: looking for flo's own tables: %w", err)
+	}
+	// CREATE SCHEMA IF NOT EXISTS asks for the right to create schemas even if this one exists.
+	ddl := b.ddl()
+	if len(rows) == 1 {
+		if string(rows[0][0]) == "4" {
+			return nil
+		}
+		ddl = b.tables()
+	}
+	err = simple(ctx, pg, begin+"; SELECT pg_advisory_xact_lock("+setupLock+"); "+ddl+" COMMIT")
+	if err == nil {
+		return nil
+	}
+	_ = simple(ctx, pg, "ROLLBACK")
+	if pgsession.SQLState(err) == "42501" {
+		return sink.Permanent(fmt.Errorf("sink/postgres: %w: flo keeps its checkpoint in schema %s of the destination, which is not there or not complete: GRANT CREATE ON DATABASE to the role, or let an administrator run what SetupSQL gives: %w", ErrPrivilege, b.schema, err))
+	}
+	return fmt.Errorf("sink/postgres: creating schema %s: %w", b.schema, err)
+}

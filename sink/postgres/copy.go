@@ -1,0 +1,287 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgflo/flo/internal/pgsession"
+	"github.com/pgflo/flo/sink"
+)
+
+// A copied table is a row of copies, by worker and source table. Its chunks are rows of copy_chunks,
+// each written in the transaction that writes the chunk's rows, until EndTable has counted them.
+//
+// Locks: a chunk holds its rows in checkpoints and copies FOR KEY SHARE, so that neither a takeover nor
+// another attempt, which want them FOR UPDATE, gets between its check and its commit.
+
+// BeginTable makes a destination table ready for a copy attempt. The same attempt again changes nothing.
+// A new one empties the table of what flo has written, unless another source table of the same run,
+// routed into the same table, has done so; rows that flo has not written are ErrNotEmpty without
+// WithTruncateBeforeCopy. A run is told by its snapshot's consistent point.
+func (s *Sink) BeginTable(ctx context.Context, t sink.CopyTable) error {
+	return s.with(ctx, func(c *session, st *sink.Start) error {
+		if t.Relation == nil {
+			return errShape
+		}
+		c.bindings.clear() // a table's beginning is rare, and its catalog may have changed
+		b, err := c.bind(ctx, t.Relation)
+		if err != nil {
+			return err
+		}
+		if err := b.copyable(); err != nil {
+			return err
+		}
+		if err := simple(ctx, c.pg, begin); err != nil {
+			return err
+		}
+		// One table at a time: two sources of one destination must not both empty it.
+		if err := s.guard(ctx, c.pg, st, "FOR NO KEY UPDATE"); err != nil {
+			return err
+		}
+		if err := s.beginTable(ctx, c.pg, st, t, b.table); err != nil {
+			return fmt.Errorf("sink/postgres: beginning the copy into %s: %w", b.table.name, err)
+		}
+		return commit(ctx, c.pg)
+	})
+}
+
+// copyable refuses what COPY cannot fill.
+func (b *binding) copyable() error {
+	var generated []string
+	for i, col := range b.columns {
+		if col.generated {
+			generated = append(generated, b.rel.Columns[i].Name)
+		}
+	}
+	if generated != nil {
+		return tableError(b.table.name, ErrGenerated, strings.Join(generated, ", "))
+	}
+	return nil
+}
+
+// guard locks the checkpoint row and makes sure that this epoch still is the one that writes.
+func (s *Sink) guard(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, lock string) error {
+	rows, err := query(ctx, pg, "SELECT epoch FROM "+s.books.checkpoints+" WHERE group_name = $1 AND worker = $2 "+lock, st.Group, st.Worker)
+	if err != nil {
+		return fmt.Errorf("sink/postgres: reading the epoch: %w", err)
+	}
+	if len(rows) != 1 {
+		return fmt.Errorf("sink/postgres: the checkpoint's row is gone: %w", ErrCheckpointMoved)
+	}
+	return checkEpoch(rows[0][0], *st)
+}
+
+func (s *Sink) beginTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, t sink.CopyTable, dest *table) error {
+	// What this worker has copied into the destination, or from the source, at any time.
+	rows, err := query(ctx, pg, `SELECT source = $3::oid AND incarnation = $4 AND attempt = $5::bigint,
+			source <> $3::oid AND incarnation = $4 AND point = $6::pg_lsn AND dest_schema = $7 AND dest_table = $8,
+			dest_schema = $7 AND dest_table = $8
+		FROM `+s.books.copies+` WHERE group_name = $1 AND worker = $2 AND (source = $3::oid OR dest_schema = $7 AND dest_table = $8)
+		FOR UPDATE`,
+		st.Group, st.Worker, number(t.Source), st.Incarnation, number(t.Attempt), t.Point.String(), dest.name.Schema, dest.name.Name)
+	if err != nil {
+		return err
+	}
+	var same, sibling, ours bool
+	for _, r := range rows {
+		same = same || string(r[0]) == "t"
+		sibling = sibling || string(r[1]) == "t"
+		ours = ours || string(r[2]) == "t"
+	}
+	if same {
+		return nil
+	}
+	if !sibling {
+		if err := s.empty(ctx, pg, dest, ours); err != nil {
+			return err
+		}
+	}
+	return s.recordAttempt(ctx, pg, st, t, dest)
+}
+
+// recordAttempt forgets the earlier attempts into the destination and notes this one.
+func (s *Sink) recordAttempt(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, t sink.CopyTable, dest *table) error {
+	b := s.books
+	_, err := exec(ctx, pg, `WITH gone AS (DELETE FROM `+b.copies+` WHERE group_name = $1 AND worker = $2
+			AND (source = $3::oid OR dest_schema = $4 AND dest_table = $5 AND (incarnation <> $6 OR point <> $7::pg_lsn))
+			RETURNING source)
+		DELETE FROM `+b.chunks+` c USING gone WHERE c.group_name = $1 AND c.worker = $2 AND c.source = gone.source`,
+		st.Group, st.Worker, number(t.Source), dest.name.Schema, dest.name.Name, st.Incarnation, t.Point.String())
+	if err != nil {
+		return err
+	}
+	_, err = exec(ctx, pg, `INSERT INTO `+b.copies+` (group_name, worker, source, incarnation, attempt, point, dest_schema, dest_table)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		st.Group, st.Worker, number(t.Source), st.Incarnation, number(t.Attempt), t.Point.String(), dest.name.Schema, dest.name.Name)
+	return err
+}
+
+// empty makes the destination table empty, or sees that it is.
+func (s *Sink) empty(ctx context.Context, pg *pgconn.PgConn, dest *table, ours bool) error {
+	rows, err := query(ctx, pg, "SELECT EXISTS (SELECT FROM "+dest.from+")")
+	if err != nil {
+		return err
+	}
+	if string(rows[0][0]) == "f" {
+		return nil
+	}
+	if !ours && !s.config.truncate {
+		return tableError(dest.name, ErrNotEmpty, "")
+	}
+	s.config.logger.InfoContext(ctx, "emptying a destination table before its copy", "table", dest.name.String(), "written_by_flo", ours)
+	// TRUNCATE is refused for a table that foreign keys of others point at, even if those are empty, and
+	// needs a privilege of its own. https://www.postgresql.org/docs/current/sql-truncate.html
+	err = simple(ctx, pg, "SAVEPOINT flo_empty; TRUNCATE TABLE "+dest.from)
+	if err == nil {
+		return nil
+	}
+	if state := pgsession.SQLState(err); state != "0A000" && state != "42501" {
+		return err
+	}
+	return simple(ctx, pg, "ROLLBACK TO SAVEPOINT flo_empty; DELETE FROM "+dest.from)
+}
+
+// WriteChunk copies a chunk's bytes as they are. A chunk that was written before is skipped.
+func (s *Sink) WriteChunk(ctx context.Context, ch *sink.CopyChunk) error {
+	return s.with(ctx, func(c *session, st *sink.Start) error {
+		if ch.Table.Relation == nil {
+			return errShape
+		}
+		if ch.Epoch != st.Epoch {
+			return sink.Permanent(fmt.Errorf("sink/postgres: chunk of epoch %d, opened for %d: %w", ch.Epoch, st.Epoch, sink.ErrLeaseLost))
+		}
+		c.bindings.trim()
+		b, err := c.bind(ctx, ch.Table.Relation)
+		if err != nil {
+			return err
+		}
+		fresh, err := s.claim(ctx, c.pg, st, ch, b.table)
+		if err != nil {
+			return err
+		}
+		if !fresh {
+			s.stats.skipped.Add(1)
+			return nil // the session's reset rolls back
+		}
+		tag, err := c.pg.CopyFrom(ctx, bytes.NewReader(ch.Data), b.copySQL())
+		if err != nil {
+			return tableError(b.table.name, err, "copying chunk "+ch.ID.String())
+		}
+		if n := uint64(max(tag.RowsAffected(), 0)); n != ch.Rows {
+			return tableError(b.table.name, ErrCopyIncomplete, fmt.Sprintf("chunk %s has %d rows by its header, %d by COPY", ch.ID, ch.Rows, n))
+		}
+		if err := commit(ctx, c.pg); err != nil {
+			return tableError(b.table.name, err, "committing chunk "+ch.ID.String())
+		}
+		s.stats.chunks.Add(1)
+		s.stats.copied.Add(ch.Rows)
+		return nil
+	})
+}
+
+// copySQL is the COPY that takes the chunks of a relation.
+func (b *binding) copySQL() string {
+	names := make([]string, len(b.columns))
+	for i, col := range b.columns {
+		names[i] = col.quoted
+	}
+	return "COPY " + b.table.sql + " (" + strings.Join(names, ", ") + ") FROM STDIN"
+}
+
+// claim begins the chunk's transaction and records it; false if it is recorded already. One round trip.
+func (s *Sink) claim(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, ch *sink.CopyChunk, dest *table) (bool, error) {
+	b, t := s.books, ch.Table
+	who := func(args ...string) [][]byte {
+		return text(append([]string{st.Group, st.Worker}, args...)...)
+	}
+	batch := &pgconn.Batch{}
+	batch.ExecParams(begin, nil, nil, nil, nil)
+	batch.ExecParams("SELECT epoch FROM "+b.checkpoints+" WHERE group_name = $1 AND worker = $2 FOR KEY SHARE", who(), nil, nil, nil)
+	batch.ExecParams("SELECT state FROM "+b.copies+` WHERE group_name = $1 AND worker = $2
+		AND source = $3 AND incarnation = $4 AND attempt = $5 AND dest_schema = $6 AND dest_table = $7 FOR KEY SHARE`,
+		who(number(t.Source), st.Incarnation, number(t.Attempt), dest.name.Schema, dest.name.Name), nil, nil, nil)
+	batch.ExecParams("INSERT INTO "+b.chunks+` (group_name, worker, source, incarnation, attempt, range, first_row, rows)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING`,
+		who(number(t.Source), st.Incarnation, number(t.Attempt), number(ch.ID.Range), number(ch.ID.Row), number(ch.Rows)), nil, nil, nil)
+	results, err := pg.ExecBatch(ctx, batch).ReadAll()
+	if err != nil {
+		return false, tableError(dest.name, err, "recording chunk "+ch.ID.String())
+	}
+	epoch, copies, insert := results[1], results[2], results[3]
+	if len(epoch.Rows) != 1 {
+		return false, fmt.Errorf("sink/postgres: the checkpoint's row is gone: %w", ErrCheckpointMoved)
+	}
+	if err := checkEpoch(epoch.Rows[0][0], *st); err != nil {
+		return false, err
+	}
+	if len(copies.Rows) != 1 {
+		return false, tableError(dest.name, ErrCopyNotBegun, "chunk "+ch.ID.String())
+	}
+	if string(copies.Rows[0][0]) == stateDone {
+		return false, nil
+	}
+	return insert.CommandTag.RowsAffected() == 1, nil
+}
+
+// stateDone is the state of a copy that EndTable has counted.
+const stateDone = "done"
+
+// EndTable counts what was copied, and fails with ErrCopyIncomplete if that is not t.Chunks and t.Rows.
+func (s *Sink) EndTable(ctx context.Context, t sink.CopyTable) error {
+	return s.with(ctx, func(c *session, st *sink.Start) error {
+		if t.Relation == nil {
+			return errShape
+		}
+		if err := simple(ctx, c.pg, begin); err != nil {
+			return err
+		}
+		if err := s.guard(ctx, c.pg, st, "FOR KEY SHARE"); err != nil {
+			return err
+		}
+		if err := s.endTable(ctx, c.pg, st, t); err != nil {
+			return err
+		}
+		return commit(ctx, c.pg)
+	})
+}
+
+func (s *Sink) endTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, t sink.CopyTable) error {
+	b, name := s.books, t.Relation.Qualified()
+	key := []string{st.Group, st.Worker, number(t.Source), st.Incarnation, number(t.Attempt)}
+	const where = " WHERE group_name = $1 AND worker = $2 AND source = $3 AND incarnation = $4 AND attempt = $5"
+	rows, err := query(ctx, pg, "SELECT state, chunks, rows FROM "+b.copies+where+" FOR UPDATE", key...)
+	if err != nil {
+		return tableError(name, err, "ending its copy")
+	}
+	if len(rows) != 1 {
+		return tableError(name, ErrCopyNotBegun, "its end")
+	}
+	done := string(rows[0][0]) == stateDone
+	counts := rows[0][1:]
+	if !done {
+		rows, err = query(ctx, pg, "SELECT count(*), coalesce(sum(rows), 0) FROM "+b.chunks+where, key...)
+		if err != nil {
+			return tableError(name, err, "counting its chunks")
+		}
+		counts = rows[0]
+	}
+	chunks, total := string(counts[0]), string(counts[1])
+	if chunks != number(t.Chunks) || total != number(t.Rows) {
+		return tableError(name, ErrCopyIncomplete, fmt.Sprintf("%s of %d chunks, %s of %d rows are there", chunks, t.Chunks, total, t.Rows))
+	}
+	if done {
+		return nil
+	}
+	if _, err := exec(ctx, pg, "DELETE FROM "+b.chunks+where, key...); err != nil {
+		return tableError(name, err, "tidying its chunks")
+	}
+	if _, err := exec(ctx, pg, "UPDATE "+b.copies+" SET state = '"+stateDone+"', chunks = $6, rows = $7, updated_at = clock_timestamp()"+where,
+		append(key, chunks, total)...); err != nil {
+		return tableError(name, err, "ending its copy")
+	}
+	return nil
+}

@@ -1,0 +1,185 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// A window is what is sent before the answers to the window in front of it are read. Two are under way
+// at most, so what the server has to say always fits while pgconn writes, and the client encodes one
+// while the server works at the other.
+const (
+	windowBytes    = 128 << 10
+	windowRequests = 512
+)
+
+// request says what the next answer of the server is about.
+type request struct {
+	change  int // index into the batch, -1 if none
+	step    *step
+	prepare bool
+	counted bool // no row met is a missing row
+	rows    func(values [][]byte) error
+	one     bool // no row met means that the checkpoint is gone
+}
+
+// requestError is what went wrong, and with which change.
+type requestError struct {
+	change int
+	err    error
+}
+
+func (e *requestError) Error() string { return e.err.Error() }
+func (e *requestError) Unwrap() error { return e.err }
+
+// pipeline sends statements without waiting for each one's answer.
+// https://www.postgresql.org/docs/current/libpq-pipeline-mode.html
+type pipeline struct {
+	p       *pgconn.Pipeline
+	queue   []request // what was sent, in order
+	head    int       // the next one to be answered
+	mark    int       // the end of the last window that was sent
+	bytes   int       // in the present window
+	missing func(change int) error
+	// describe stands for every prepared statement. None of them gives rows; saying that they do saves
+	// pgconn a Describe of each, and the server its answer.
+	describe pgconn.StatementDescription
+}
+
+func newPipeline(ctx context.Context, pg *pgconn.PgConn, missing func(change int) error) *pipeline {
+	return &pipeline{
+		p: pg.StartPipeline(ctx), missing: missing,
+		describe: pgconn.StatementDescription{Fields: make([]pgconn.FieldDescription, 1)},
+	}
+}
+
+// run sends a statement without parameters that is not prepared.
+func (q *pipeline) run(change int, sql string) error {
+	q.p.SendQueryParams(sql, nil, nil, nil, nil)
+	return q.sent(request{change: change}, len(sql))
+}
+
+// one sends a statement that has to meet the checkpoint's row.
+func (q *pipeline) one(sql string, params [][]byte, rows func([][]byte) error) error {
+	q.p.SendQueryParams(sql, params, nil, nil, nil)
+	return q.sent(request{change: -1, rows: rows, one: true}, len(sql)+size(params))
+}
+
+// prepare sends a step's statement.
+func (q *pipeline) prepare(change int, st *step) error {
+	q.p.SendPrepare(st.name, st.sql, st.oids)
+	return q.sent(request{change: change, step: st, prepare: true}, len(st.sql))
+}
+
+// execute sends a step's parameters.
+func (q *pipeline) execute(change int, st *step, params [][]byte) error {
+	q.describe.Name = st.name
+	q.p.SendQueryStatement(&q.describe, params, nil, nil)
+	return q.sent(request{change: change, step: st, counted: st.counted}, size(params))
+}
+
+// deallocate forgets a prepared statement.
+func (q *pipeline) deallocate(name string) error {
+	q.p.SendDeallocate(name)
+	return q.sent(request{change: -1}, len(name))
+}
+
+func size(params [][]byte) int {
+	n := 64
+	for _, p := range params {
+		n += 4 + len(p)
+	}
+	return n
+}
+
+func (q *pipeline) sent(r request, bytes int) error {
+	q.queue = append(q.queue, r)
+	q.bytes += bytes
+	if q.bytes < windowBytes && len(q.queue)-q.mark < windowRequests {
+		return nil
+	}
+	q.p.SendFlushRequest()
+	if err := q.p.Flush(); err != nil {
+		return &requestError{-1, err}
+	}
+	before := q.mark
+	q.mark, q.bytes = len(q.queue), 0
+	if err := q.read(before); err != nil {
+		return err
+	}
+	if q.head > windowRequests { // the answered part need not be kept
+		n := copy(q.queue, q.queue[q.head:])
+		clear(q.queue[n:])
+		q.queue, q.mark, q.head = q.queue[:n], q.mark-q.head, 0
+	}
+	return nil
+}
+
+// read takes the answers to the requests in front of end.
+func (q *pipeline) read(end int) error {
+	for q.head < end {
+		r := &q.queue[q.head]
+		q.head++
+		if err := q.answer(r); err != nil {
+			return &requestError{r.change, err}
+		}
+	}
+	return nil
+}
+
+func (q *pipeline) answer(r *request) error {
+	results, err := q.p.GetResults()
+	if err != nil {
+		return err
+	}
+	switch res := results.(type) {
+	case *pgconn.StatementDescription:
+		if r.step != nil {
+			r.step.ready = true
+		}
+	case *pgconn.CloseComplete:
+	case *pgconn.ResultReader:
+		for res.NextRow() {
+			if r.rows != nil {
+				if err := r.rows(res.Values()); err != nil {
+					return err
+				}
+			}
+		}
+		tag, err := res.Close()
+		if err != nil {
+			return err
+		}
+		if r.one && tag.RowsAffected() == 0 {
+			return fmt.Errorf("the checkpoint's row is gone: %w", ErrCheckpointMoved)
+		}
+		if r.counted && tag.RowsAffected() == 0 {
+			return q.missing(r.change)
+		}
+	default:
+		return fmt.Errorf("sink/postgres: the server's answer is a %T", results)
+	}
+	return nil
+}
+
+// finish waits for all answers.
+func (q *pipeline) finish() error {
+	if err := q.p.Sync(); err != nil {
+		return &requestError{-1, err}
+	}
+	if err := q.read(len(q.queue)); err != nil {
+		return err
+	}
+	if err := q.p.Close(); err != nil {
+		return &requestError{-1, err}
+	}
+	return nil
+}
+
+// abandon gives the connection back after an error: the server skips to the Sync.
+func (q *pipeline) abandon() {
+	_ = q.p.Sync()
+	_ = q.p.Close()
+}

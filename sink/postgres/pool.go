@@ -1,0 +1,93 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/pgflo/flo/sink"
+)
+
+// errClosed says that the sink was closed.
+const errClosed = refusal("sink/postgres: the sink is closed")
+
+// pool holds the sessions of the copy. A slot is a session, or nil for one that is not connected yet; who
+// holds a slot owns it.
+type pool struct {
+	slots  chan *session
+	size   int
+	closed chan struct{}
+}
+
+func newPool(size int) *pool {
+	p := &pool{slots: make(chan *session, size), size: size, closed: make(chan struct{})}
+	for range size {
+		p.slots <- nil
+	}
+	return p
+}
+
+// with runs f on a session of the pool, in no transaction before and none after.
+func (s *Sink) with(ctx context.Context, f func(c *session, st *sink.Start) error) error {
+	st := s.start.Load()
+	if st == nil {
+		return fmt.Errorf("sink/postgres: %w", ErrNotOpen)
+	}
+	var c *session
+	select {
+	case <-s.pool.closed:
+		return errClosed
+	default:
+	}
+	select {
+	case c = <-s.pool.slots:
+	case <-s.pool.closed:
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() {
+		if c != nil && !c.reset(ctx) {
+			c = nil
+		}
+		s.pool.slots <- c
+	}()
+	if c == nil {
+		fresh, err := s.connect(ctx, *st)
+		if err != nil {
+			return judge(err, -1)
+		}
+		c = fresh
+	}
+	// Once an epoch: a session that an earlier Open of this Sink has left is recorded anew.
+	if c.epoch != st.Epoch || !c.registered {
+		if err := s.books.register(ctx, c.pg, *st); err != nil {
+			return judge(err, -1)
+		}
+		c.epoch, c.registered = st.Epoch, true
+	}
+	return judge(f(c, st), -1)
+}
+
+// close ends all sessions, waiting for those in use until ctx ends.
+func (p *pool) close(ctx context.Context) error {
+	select {
+	case <-p.closed:
+		return nil
+	default:
+		close(p.closed)
+	}
+	var errs []error
+	for range p.size {
+		select {
+		case c := <-p.slots:
+			if c != nil {
+				c.close(ctx)
+			}
+		case <-ctx.Done():
+			errs = append(errs, fmt.Errorf("sink/postgres: closing while chunks are being written: %w", ctx.Err()))
+			return errors.Join(errs...)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,283 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgflo/flo/decode"
+)
+
+// maxBindings bounds how many relation versions a session keeps looked up.
+const maxBindings = 4096
+
+// table is a destination table as its catalog describes it.
+type table struct {
+	name    decode.Name
+	oid     string
+	sql     string // quoted, qualified
+	from    string // the same, with ONLY for a table that is not partitioned: its inheritance children have their own changes
+	columns []column
+	indexes []index
+}
+
+type column struct {
+	name      string
+	quoted    string
+	number    int // attnum
+	typ       uint32
+	generated bool
+	always    bool // GENERATED ALWAYS AS IDENTITY
+}
+
+// index is a valid btree index.
+type index struct {
+	primary, unique, deferrable bool
+	whole                       bool // neither partial nor on expressions
+	columns                     []int
+	operators                   []string // equality of each column: OPERATOR("schema".=)
+}
+
+// binding is a relation version bound to its destination table.
+type binding struct {
+	rel     *decode.Relation
+	table   *table
+	columns []*column // of each relation column
+	equal   []string  // of each relation column, an index's equality operator, "" if no index has it
+	key     *index    // over exactly the source's key columns, unique; nil if there is none
+	keyCols []int     // relation columns of the source's key
+	keyOps  []string
+	primary []int // relation columns of the destination's primary key, if all are there
+	primOps []string
+	primIdx *index
+	always  []int // relation columns that are GENERATED ALWAYS identities
+
+	programs map[string]*program
+}
+
+// bindings keeps what a session has looked up.
+type bindings struct {
+	m    map[*decode.Relation]*binding
+	last *binding
+}
+
+func (m *bindings) clear() {
+	m.m, m.last = make(map[*decode.Relation]*binding), nil
+}
+
+func (m *bindings) get(rel *decode.Relation) *binding {
+	if m.last != nil && m.last.rel == rel {
+		return m.last
+	}
+	b := m.m[rel]
+	if b != nil {
+		m.last = b
+	}
+	return b
+}
+
+// trim keeps the bound, between batches: within one, what it needs has to stay.
+func (m *bindings) trim() {
+	if len(m.m) > maxBindings {
+		m.clear()
+	}
+}
+
+// bind looks a relation's destination up, once.
+func (c *session) bind(ctx context.Context, rel *decode.Relation) (*binding, error) {
+	if b := c.bindings.get(rel); b != nil {
+		return b, nil
+	}
+	t, err := lookUp(ctx, c.pg, rel.Qualified(), c.replica)
+	if err != nil {
+		return nil, err
+	}
+	b, err := bindTable(rel, t)
+	if err != nil {
+		return nil, err
+	}
+	c.bindings.m[rel] = b
+	return b, nil
+}
+
+// bindTable matches a relation's columns with a table's.
+func bindTable(rel *decode.Relation, t *table) (*binding, error) {
+	b := &binding{rel: rel, table: t, programs: make(map[string]*program)}
+	var missing []string
+	for i := range rel.Columns {
+		rc := &rel.Columns[i]
+		at := slices.IndexFunc(t.columns, func(c column) bool { return c.name == rc.Name })
+		if at < 0 {
+			missing = append(missing, strconv.Quote(rc.Name))
+			b.columns = append(b.columns, nil)
+			continue
+		}
+		col := &t.columns[at]
+		b.columns = append(b.columns, col)
+		if col.always {
+			b.always = append(b.always, i)
+		}
+		if rc.Key && rel.HasKey() {
+			b.keyCols = append(b.keyCols, i)
+		}
+	}
+	if missing != nil {
+		return nil, tableError(t.name, ErrColumnsMissing, strings.Join(missing, ", "))
+	}
+	b.equal = make([]string, len(b.columns))
+	for i := range t.indexes {
+		b.consider(&t.indexes[i])
+	}
+	return b, nil
+}
+
+// consider sees what an index is good for.
+func (b *binding) consider(x *index) {
+	cols := make([]int, len(x.columns))
+	all := true
+	for k, number := range x.columns {
+		cols[k] = slices.IndexFunc(b.columns, func(c *column) bool { return c.number == number })
+		if cols[k] < 0 {
+			all = false
+			continue
+		}
+		if x.whole && b.equal[cols[k]] == "" {
+			b.equal[cols[k]] = x.operators[k]
+		}
+	}
+	if !all || !x.unique || !x.whole {
+		return
+	}
+	if x.primary {
+		b.primary, b.primOps, b.primIdx = cols, x.operators, x
+	}
+	if len(cols) != len(b.keyCols) || (b.key != nil && !b.key.deferrable) {
+		return
+	}
+	ops := make([]string, len(cols))
+	for k, col := range b.keyCols {
+		at := slices.Index(cols, col)
+		if at < 0 {
+			return
+		}
+		ops[k] = x.operators[at]
+	}
+	b.key, b.keyOps = x, ops
+}
+
+// lookUp reads a table's catalog entry.
+func lookUp(ctx context.Context, pg *pgconn.PgConn, name decode.Name, replica bool) (*table, error) {
+	rows, err := query(ctx, pg, `SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = $1 AND c.relname = $2`, name.Schema, name.Name)
+	if err != nil {
+		return nil, tableError(name, err, "looking it up")
+	}
+	if len(rows) == 0 {
+		return nil, tableError(name, ErrTableMissing, "")
+	}
+	t := &table{name: name, oid: string(rows[0][0]), sql: pgx.Identifier{name.Schema, name.Name}.Sanitize()}
+	switch string(rows[0][1]) {
+	case "r":
+		t.from = "ONLY " + t.sql
+	case "p":
+		t.from = t.sql
+	default:
+		return nil, tableError(name, ErrTableMissing, "what has this name is not a table")
+	}
+	if err := t.readColumns(ctx, pg); err != nil {
+		return nil, tableError(name, err, "looking its columns up")
+	}
+	if err := t.readIndexes(ctx, pg); err != nil {
+		return nil, tableError(name, err, "looking its indexes up")
+	}
+	if replica {
+		return t, nil
+	}
+	return t, t.refuseTriggers(ctx, pg)
+}
+
+func (t *table) readColumns(ctx context.Context, pg *pgconn.PgConn) error {
+	rows, err := query(ctx, pg, `SELECT attname, attnum, atttypid, attgenerated <> '', attidentity = 'a' FROM pg_attribute
+		WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum`, t.oid)
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		number, err1 := strconv.Atoi(string(r[1]))
+		typ, err2 := strconv.ParseUint(string(r[2]), 10, 32)
+		if err1 != nil || err2 != nil {
+			return fmt.Errorf("sink/postgres: column %q: attnum %q, type %q are not numbers", r[0], r[1], r[2])
+		}
+		t.columns = append(t.columns, column{
+			name: string(r[0]), quoted: pgx.Identifier{string(r[0])}.Sanitize(), number: number, typ: uint32(typ),
+			generated: string(r[3]) == "t", always: string(r[4]) == "t",
+		})
+	}
+	return nil
+}
+
+// readIndexes reads btree indexes with the equality operator of each column's operator family: "=" by
+// itself would be looked for in pg_catalog alone, and an extension's type has its own elsewhere.
+// Strategy 3 of btree is equality: https://www.postgresql.org/docs/current/xindex.html#XINDEX-STRATEGIES
+func (t *table) readIndexes(ctx context.Context, pg *pgconn.PgConn) error {
+	rows, err := query(ctx, pg, `SELECT i.indexrelid, i.indisprimary, i.indisunique, NOT i.indimmediate,
+			i.indpred IS NULL AND i.indexprs IS NULL, k.attnum, n.nspname, o.oprname
+		FROM pg_index i
+		JOIN pg_class c ON c.oid = i.indexrelid
+		JOIN pg_am m ON m.oid = c.relam AND m.amname = 'btree'
+		CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY AS k (attnum, opclass, ord)
+		JOIN pg_opclass oc ON oc.oid = k.opclass
+		JOIN pg_amop a ON a.amopfamily = oc.opcfamily AND a.amopstrategy = 3
+			AND a.amoplefttype = oc.opcintype AND a.amoprighttype = oc.opcintype
+		JOIN pg_operator o ON o.oid = a.amopopr
+		JOIN pg_namespace n ON n.oid = o.oprnamespace
+		WHERE i.indrelid = $1 AND i.indisvalid AND i.indislive AND k.ord <= i.indnkeyatts
+		ORDER BY i.indisprimary DESC, i.indexrelid, k.ord`, t.oid)
+	if err != nil {
+		return err
+	}
+	last := ""
+	for _, r := range rows {
+		if string(r[0]) != last {
+			last = string(r[0])
+			t.indexes = append(t.indexes, index{
+				primary: string(r[1]) == "t", unique: string(r[2]) == "t", deferrable: string(r[3]) == "t", whole: string(r[4]) == "t",
+			})
+		}
+		number, err := strconv.Atoi(string(r[5]))
+		if err != nil {
+			return fmt.Errorf("sink/postgres: index column %q: %w", r[5], err)
+		}
+		x := &t.indexes[len(t.indexes)-1]
+		x.columns = append(x.columns, number)
+		x.operators = append(x.operators, "OPERATOR("+pgx.Identifier{string(r[6])}.Sanitize()+"."+string(r[7])+")")
+	}
+	return nil
+}
+
+// refuseTriggers fails if something would fire that under the replica role rests.
+func (t *table) refuseTriggers(ctx context.Context, pg *pgconn.PgConn) error {
+	rows, err := query(ctx, pg, `WITH r AS (SELECT $1::oid AS oid UNION SELECT relid FROM pg_partition_tree($1::oid::regclass))
+		SELECT 'trigger ' || quote_ident(tgname) FROM pg_trigger
+			WHERE tgrelid IN (SELECT oid FROM r) AND NOT tgisinternal AND tgenabled IN ('O', 'A')
+		UNION
+		SELECT 'foreign key ' || quote_ident(conname) || ' of ' || conrelid::regclass FROM pg_constraint
+			WHERE contype = 'f' AND (conrelid IN (SELECT oid FROM r) OR confrelid IN (SELECT oid FROM r))
+		ORDER BY 1`, t.oid)
+	if err != nil {
+		return tableError(t.name, err, "looking its triggers up")
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	names := make([]string, len(rows))
+	for i, r := range rows {
+		names[i] = string(r[0])
+	}
+	return tableError(t.name, ErrTriggers, strings.Join(names, ", "))
+}
