@@ -1,0 +1,136 @@
+package flo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	flocopy "github.com/pgflo/flo/copy"
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/pack"
+	"github.com/pgflo/flo/internal/pgsession"
+	"github.com/pgflo/flo/internal/source"
+	"github.com/pgflo/flo/sink"
+	"github.com/pgflo/flo/state"
+)
+
+// The errors with which Run stops. Each is found by errors.Is; the message that wraps it says what
+// happened and what to do. What is transient (connections lost, servers starting up, deadlocks) is
+// retried with a backoff and never returned.
+var (
+	// ErrInvalidOption wraps each bad option that New found.
+	ErrInvalidOption = errors.New("flo: invalid option")
+	// ErrRunning: Run was called while another call of it is running.
+	ErrRunning = errors.New("flo: already running")
+	// ErrSlotLost: the replication slot is missing or invalidated, so changes may be missing.
+	ErrSlotLost = errors.New("flo: replication slot lost")
+	// ErrSourceChanged: the source is not the server (or not the history) that the stream was made from.
+	ErrSourceChanged = errors.New("flo: source changed")
+	// ErrGap: changes are missing between two positions.
+	ErrGap = errors.New("flo: gap in the stream of changes")
+	// ErrStreamLost: the JetStream stream was deleted, or is not the one that the slot or a sink's
+	// checkpoint belongs to.
+	ErrStreamLost = errors.New("flo: stream lost")
+	// ErrHistoryGone: a new worker needs the initial copy, which the stream no longer holds.
+	ErrHistoryGone = errors.New("flo: the stream no longer holds the beginning")
+	// ErrLeaseLost: another process works under the same name.
+	ErrLeaseLost = sink.ErrLeaseLost
+	// ErrTables: tables that were asked for cannot be replicated.
+	ErrTables = errors.New("flo: tables cannot be replicated")
+	// ErrFinished: the group was run as CopyOnly and has finished.
+	ErrFinished = errors.New("flo: the group's copy has finished")
+)
+
+// SinkError is a change that the sink, or a rule, refused for good.
+type SinkError struct {
+	Worker   string
+	Position decode.Position // of the change; zero for copied rows
+	Copy     *decode.CopyID  // of a copied row or chunk
+	Table    decode.Name
+	Err      error
+}
+
+func (e *SinkError) Error() string {
+	where := "position " + e.Position.String()
+	if e.Copy != nil {
+		where = "copied rows " + e.Copy.String()
+	}
+	return fmt.Sprintf("flo: worker %q: %s of table %s: %v", e.Worker, where, e.Table, e.Err)
+}
+
+func (e *SinkError) Unwrap() error { return e.Err }
+
+// fatal reports whether an error ends Run whatever wraps it.
+func fatal(err error) bool {
+	var se *SinkError
+	if errors.As(err, &se) {
+		return true
+	}
+	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrLeaseLost, ErrTables, ErrFinished} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// passing are the errors of flo's own packages behind which trying again makes sense.
+var passing = []error{
+	errAgain, errReposition, pack.ErrDiffers,
+	bus.ErrFenced, bus.ErrRolledBack, bus.ErrNoStream, bus.ErrClosed,
+	source.ErrSlotActive, source.ErrStreamClosed, flocopy.ErrSnapshotGone, flocopy.ErrLocked,
+	state.ErrConflict, state.ErrNotFound,
+	nats.ErrTimeout, nats.ErrNoResponders, nats.ErrConnectionClosed, nats.ErrDisconnected, nats.ErrNoServers,
+	nats.ErrConnectionReconnecting, nats.ErrConnectionDraining, nats.ErrReconnectBufExceeded, nats.ErrStaleConnection,
+	jetstream.ErrNoHeartbeat, jetstream.ErrBucketNotFound, jetstream.ErrNoStreamResponse, jetstream.ErrConsumerNotFound, jetstream.ErrConsumerDeleted, jetstream.ErrServerShutdown,
+	context.DeadlineExceeded, // a bound on one request: the caller's own context is looked at first
+}
+
+// transient reports whether an error may pass by itself.
+func transient(err error) bool {
+	if fatal(err) {
+		return false
+	}
+	var again *retryable
+	if errors.As(err, &again) || pgsession.Transient(err) {
+		return true
+	}
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.Code >= 500 {
+		return true
+	}
+	for _, e := range passing {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// streamError gives the inner packages' errors the names that users know.
+func streamError(err error) error {
+	if err == nil || fatal(err) {
+		return err
+	}
+	for inner, outer := range map[error]error{
+		bus.ErrStreamGone:      ErrStreamLost,
+		bus.ErrOtherSource:     ErrSourceChanged,
+		source.ErrTimeline:     ErrSourceChanged,
+		source.ErrSlotLost:     ErrSlotLost,
+		source.ErrSlotMissing:  ErrSlotLost,
+		source.ErrSlotMismatch: ErrSlotLost,
+		source.ErrSlotAhead:    ErrGap,
+		source.ErrTable:        ErrTables,
+	} {
+		if errors.Is(err, inner) {
+			return fmt.Errorf("%w: %w", outer, err)
+		}
+	}
+	return err
+}
+
+func isDiffers(err error) bool { return errors.Is(err, pack.ErrDiffers) }

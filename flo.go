@@ -1,0 +1,230 @@
+package flo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/pgsession"
+	"github.com/pgflo/flo/state"
+)
+
+// The types that users touch most.
+type (
+	// LSN is a position in PostgreSQL's write-ahead log.
+	LSN = decode.LSN
+	// Position identifies a streamed change.
+	Position = decode.Position
+	// Change is one change.
+	Change = decode.Change
+	// Value is one column of a row.
+	Value = decode.Value
+)
+
+// Flo is a replicator and its workers in one process.
+type Flo struct {
+	cfg        *config
+	replicator *Replicator
+	workers    []*Worker
+}
+
+// New makes both halves: a replicator, and a worker for each sink. It validates all options, reports
+// all bad ones at once (each wrapping ErrInvalidOption), and does no I/O.
+func New(opts ...Option) (*Flo, error) {
+	c := newConfig(opts)
+	c.validateCommon()
+	c.validateReplicator()
+	c.validateWorkers()
+	if len(c.workers) == 0 {
+		c.bad("WithSink: give a sink, or use NewReplicator where there is none")
+	}
+	if err := errors.Join(c.errs...); err != nil {
+		return nil, err
+	}
+	f := &Flo{cfg: c, replicator: newReplicator(c)}
+	for i := range c.workers {
+		f.workers = append(f.workers, newWorker(c, &c.workers[i]))
+	}
+	return f, nil
+}
+
+// Replicator gives the half that reads PostgreSQL, to be run apart.
+func (f *Flo) Replicator() *Replicator { return f.replicator }
+
+// Workers gives the halves that write to sinks, to be run apart.
+func (f *Flo) Workers() []*Worker { return f.workers }
+
+// Run runs both halves until ctx ends, or (CopyOnly) all is applied, or one of them meets an error
+// that it can't retry; the others then stop too. When it returns, everything is drained and closed.
+func (f *Flo) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return f.replicator.Run(ctx) })
+	for _, w := range f.workers {
+		g.Go(func() error { return w.Run(ctx) })
+	}
+	return g.Wait()
+}
+
+// WaitFor returns when all registered workers of the group, in whatever process, have applied every
+// transaction that ended at or before lsn. It asks the replicator for an idle marker at once, so that it returns soon
+// on an idle source too. For lsn take the source's pg_current_wal_flush_lsn() after the commit.
+func (f *Flo) WaitFor(ctx context.Context, lsn LSN) error {
+	link, err := f.cfg.connectNATS(ctx)
+	if err != nil {
+		return err
+	}
+	defer link.close()
+	var stream *bus.Stream
+	var store state.Store
+	backoff := pgsession.Backoff{}
+	asked := time.Time{}
+	for {
+		done, err := func() (bool, error) {
+			if stream == nil {
+				if stream, err = bus.Open(ctx, f.cfg.bus(link)); err != nil {
+					return false, err
+				}
+			}
+			if store == nil {
+				if store, err = state.NewNATS(ctx, link.js, f.cfg.group, f.cfg.replicas, false); err != nil {
+					return false, err
+				}
+			}
+			if time.Since(asked) > markInterval {
+				asked = time.Now()
+				if err := link.nc.Publish(markSubject(f.cfg.group), []byte(lsn.String())); err != nil {
+					return false, err
+				}
+			}
+			return applied(ctx, store, stream.Incarnation(), lsn)
+		}()
+		if done {
+			return nil
+		}
+		if err != nil && ctx.Err() == nil && !transient(err) && !errors.Is(err, bus.ErrNoStream) && !errors.Is(err, state.ErrNotFound) {
+			return err
+		}
+		if err == nil {
+			backoff.Reset()
+		}
+		if err := pollWait(ctx, waitForPoll); err != nil {
+			return fmt.Errorf("flo: waiting for %s: %w", lsn, err)
+		}
+	}
+}
+
+const (
+	// waitForPoll is how often WaitFor looks at the workers' checkpoints.
+	waitForPoll = 20 * time.Millisecond
+	// markInterval is how often WaitFor repeats its request for an idle marker.
+	markInterval = 500 * time.Millisecond
+)
+
+// markSubject is where a replicator listens for requests to publish its idle position. It lies
+// outside the stream.
+func markSubject(group string) string { return "flo-ask." + group + ".mark" }
+
+func applied(ctx context.Context, store state.Store, incarnation string, lsn LSN) (bool, error) {
+	ws, err := store.Workers(ctx)
+	if err != nil || len(ws) == 0 {
+		return false, err
+	}
+	for _, w := range ws {
+		if w.Checkpoint.Incarnation != incarnation || w.Checkpoint.End < lsn {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+func pollWait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}
+
+// Drop removes what flo made for the group: slot, publications, stream, state. Nothing may run. Sinks
+// keep what they hold. What is gone already is no error.
+func (f *Flo) Drop(ctx context.Context) error { return f.replicator.Drop(ctx) }
+
+// link is a way to JetStream, and how to give it up.
+type link struct {
+	nc    *nats.Conn
+	js    jetstream.JetStream
+	close func()
+}
+
+// connectNATS opens, or borrows, the connection.
+func (c *config) connectNATS(ctx context.Context) (*link, error) {
+	n := &c.nats
+	if n.js != nil {
+		return &link{nc: n.js.Conn(), js: n.js, close: func() {}}, nil
+	}
+	nc, own := n.conn, false
+	var err error
+	switch {
+	case n.server != nil:
+		own = true
+		nc, err = n.server.Conn(ctx, nats.MaxReconnects(-1))
+	case n.url != "":
+		own = true
+		nc, err = dialNATS(ctx, n.url, n.opts)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("flo: connecting to NATS: %w", err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		if own {
+			nc.Close()
+		}
+		return nil, fmt.Errorf("flo: JetStream: %w", err)
+	}
+	l := &link{nc: nc, js: js, close: func() {}}
+	if own {
+		l.close = nc.Close
+	}
+	return l, nil
+}
+
+// dialNATS connects within ctx: nats.Connect itself knows only timeouts.
+func dialNATS(ctx context.Context, url string, opts []nats.Option) (*nats.Conn, error) {
+	opts = append([]nats.Option{nats.MaxReconnects(-1), nats.Name("flo")}, opts...)
+	type result struct {
+		nc  *nats.Conn
+		err error
+	}
+	ch := make(chan result, 1)
+	go func() {
+		nc, err := nats.Connect(url, opts...)
+		ch <- result{nc, err}
+	}()
+	select {
+	case r := <-ch:
+		return r.nc, r.err
+	case <-ctx.Done():
+		go func() { // the dial ends by nats.Timeout (2 s by default)
+			if r := <-ch; r.nc != nil {
+				r.nc.Close()
+			}
+		}()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// bus gives the stream's configuration.
+func (c *config) bus(l *link) bus.Config {
+	return bus.Config{JS: l.js, Group: c.group, Replicas: c.replicas, MaxBytes: c.maxBytes, Logger: c.logger}
+}

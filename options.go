@@ -1,0 +1,386 @@
+package flo
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pgflo/flo/internal/names"
+	"github.com/pgflo/flo/rules"
+	"github.com/pgflo/flo/sink"
+)
+
+// Mode says what a replicator does.
+type Mode string
+
+const (
+	// CopyAndStream copies the tables as they are, then streams every change behind the copy.
+	CopyAndStream Mode = "copy-and-stream"
+	// StreamOnly streams every change from the moment of the first start.
+	StreamOnly Mode = "stream-only"
+	// CopyOnly copies the tables once; Run returns when all is applied.
+	CopyOnly Mode = "copy-only"
+)
+
+// Option of New, NewReplicator or NewWorker. Options of the half that is not asked for are ignored,
+// so one list serves every process.
+type Option interface{ apply(*config) }
+
+// CommonOption concerns both halves.
+type CommonOption func(*config)
+
+// ReplicatorOption concerns the replicator (PostgreSQL to NATS).
+type ReplicatorOption func(*config)
+
+// WorkerOption concerns a worker (NATS to sink): given to New it is the default of all workers, given
+// to WithWorker it is that worker's.
+type WorkerOption func(*workerConfig)
+
+func (o CommonOption) apply(c *config)     { o(c) }
+func (o ReplicatorOption) apply(c *config) { o(c) }
+func (o WorkerOption) apply(c *config)     { o(&c.worker) }
+
+type config struct {
+	group  string
+	logger *slog.Logger
+	nats   natsConfig
+
+	source          *pgx.ConnConfig
+	sourceBad       bool // it was given, and refused
+	password        func(context.Context) (string, error)
+	slot            string
+	publication     string
+	tables          []string
+	exclude         []string
+	mode            Mode
+	copyConnections int
+	replicas        int
+	maxBytes        int64
+	replayWindow    time.Duration
+	statusInterval  time.Duration
+	idleInterval    time.Duration
+
+	worker  workerConfig // defaults
+	workers []workerConfig
+	errs    []error
+}
+
+type workerConfig struct {
+	name          string
+	sink          sink.Sink
+	rules         []rules.Rule
+	batchSize     int
+	batchBytes    int
+	flushInterval time.Duration
+	own           []WorkerOption
+}
+
+type natsConfig struct {
+	conn   *nats.Conn
+	js     jetstream.JetStream
+	url    string
+	opts   []nats.Option
+	server NATSServer
+}
+
+// NATSServer is a JetStream server inside the process: *embednats.Server.
+type NATSServer interface {
+	Conn(ctx context.Context, opts ...nats.Option) (*nats.Conn, error)
+	// SyncAlways reports whether what is acknowledged is on the disk.
+	SyncAlways() bool
+}
+
+func (c *config) bad(format string, args ...any) {
+	c.errs = append(c.errs, fmt.Errorf("%w: %w", ErrInvalidOption, fmt.Errorf(format, args...)))
+}
+
+// WithGroup names the group: its slot, publications, stream and state. Required. One to 40 of
+// lower-case letters, digits and underscores, a letter first.
+func WithGroup(name string) CommonOption { return func(c *config) { c.group = name } }
+
+// WithLogger sets where flo logs. Default: nowhere.
+func WithLogger(l *slog.Logger) CommonOption {
+	return func(c *config) {
+		if l != nil {
+			c.logger = l
+		}
+	}
+}
+
+// WithNATS uses a connection that the caller opened and closes. Give it unlimited reconnects
+// (nats.MaxReconnects(-1)).
+func WithNATS(nc *nats.Conn) CommonOption {
+	return func(c *config) {
+		if nc == nil {
+			c.bad("WithNATS: the connection is nil")
+		}
+		c.nats.conn = nc
+	}
+}
+
+// WithNATSURL opens a connection of flo's own, with credentials, TLS and so on as nats.Option. It
+// reconnects without limit.
+func WithNATSURL(url string, opts ...nats.Option) CommonOption {
+	return func(c *config) { c.nats.url, c.nats.opts = url, opts }
+}
+
+// WithJetStream uses a JetStream context that the caller made, for domains and API prefixes.
+func WithJetStream(js jetstream.JetStream) CommonOption {
+	return func(c *config) {
+		if js == nil {
+			c.bad("WithJetStream: the context is nil")
+		}
+		c.nats.js = js
+	}
+}
+
+// WithNATSServer uses a JetStream server inside the process (package embednats). Unless
+// WithReplayWindow says otherwise, the replay window is 0 if it syncs always.
+func WithNATSServer(s NATSServer) CommonOption {
+	return func(c *config) {
+		if s == nil {
+			c.bad("WithNATSServer: the server is nil")
+		}
+		c.nats.server = s
+	}
+}
+
+// WithSource gives the source database as a connection string: a URL or keywords and values.
+// https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
+func WithSource(connString string) ReplicatorOption {
+	return func(c *config) {
+		cfg, err := pgx.ParseConfig(connString)
+		if err != nil {
+			c.sourceBad = true
+			c.bad("WithSource: %w", err) // pgx redacts the password
+			return
+		}
+		c.source = cfg
+	}
+}
+
+// WithSourceConfig gives the source database as a configuration made by pgx.ParseConfig. It is copied.
+func WithSourceConfig(cfg *pgx.ConnConfig) ReplicatorOption {
+	return func(c *config) {
+		if cfg == nil {
+			c.sourceBad = true
+			c.bad("WithSourceConfig: the configuration is nil")
+			return
+		}
+		c.source = cfg.Copy()
+	}
+}
+
+// WithPassword asks f for the source's password before each connection, for credentials that rotate.
+func WithPassword(f func(context.Context) (string, error)) ReplicatorOption {
+	return func(c *config) { c.password = f }
+}
+
+// WithTables names what is replicated: "schema.table", exact, no folding of case; without a schema it
+// is "public"; '*' stands for any characters; '"' quotes. None: all tables that exist at start.
+func WithTables(patterns ...string) ReplicatorOption {
+	return func(c *config) { c.tables = append(c.tables, patterns...) }
+}
+
+// WithExcludeTables leaves tables out; patterns as in WithTables.
+func WithExcludeTables(patterns ...string) ReplicatorOption {
+	return func(c *config) { c.exclude = append(c.exclude, patterns...) }
+}
+
+// WithMode sets what the replicator does. Default: CopyAndStream.
+func WithMode(m Mode) ReplicatorOption { return func(c *config) { c.mode = m } }
+
+// WithSlot names the replication slot. Default: "flo_" and the group.
+func WithSlot(name string) ReplicatorOption { return func(c *config) { c.slot = name } }
+
+// WithCopyConnections sets how many connections read the initial copy. 1 to 64, default 2.
+func WithCopyConnections(n int) ReplicatorOption { return func(c *config) { c.copyConnections = n } }
+
+// WithStreamReplicas sets the stream's replicas. 1, 3 or 5, default 1.
+func WithStreamReplicas(n int) ReplicatorOption { return func(c *config) { c.replicas = n } }
+
+// WithStreamMaxBytes limits the stream, in bytes; a full stream holds the replicator back. At least
+// 16 MiB. Default 0: no limit.
+func WithStreamMaxBytes(n int64) ReplicatorOption { return func(c *config) { c.maxBytes = n } }
+
+// WithReplayWindow sets how far the slot's confirmed position trails behind what JetStream has
+// acknowledged: a NATS server that loses up to that much of its store is filled up again. JetStream
+// syncs to disk every 2 minutes by default, so the default is 3 minutes; 0 if NATS syncs always.
+func WithReplayWindow(d time.Duration) ReplicatorOption {
+	return func(c *config) { c.replayWindow = d }
+}
+
+// WithIdleInterval sets how often, at most, an idle source's position is written to the stream, so
+// that its slot holds no WAL. Default 10 s, at least 100 ms.
+func WithIdleInterval(d time.Duration) ReplicatorOption {
+	return func(c *config) { c.idleInterval = d }
+}
+
+// WithSink adds the worker "default" with that sink.
+func WithSink(s sink.Sink) CommonOption {
+	return func(c *config) { c.workers = append(c.workers, workerConfig{name: "default", sink: s}) }
+}
+
+// WithWorker adds a worker: a name (one to 64 of letters, digits, '_' and '-'), a sink of its own, and
+// options of its own. Each worker gets every change of the group.
+func WithWorker(name string, s sink.Sink, opts ...WorkerOption) CommonOption {
+	return func(c *config) { c.workers = append(c.workers, workerConfig{name: name, sink: s, own: opts}) }
+}
+
+// WithRules sets the rules that changes pass before the sink, in order.
+func WithRules(r ...rules.Rule) WorkerOption {
+	return func(w *workerConfig) { w.rules = append([]rules.Rule(nil), r...) }
+}
+
+// WithBatchSize limits a batch, in changes. 1 to 1,000,000, default 10,000.
+func WithBatchSize(n int) WorkerOption { return func(w *workerConfig) { w.batchSize = n } }
+
+// WithBatchBytes limits a batch, in bytes of its changes; a larger change makes a batch of its own.
+// 1 KiB to 1 GiB, default 8 MiB.
+func WithBatchBytes(n int) WorkerOption { return func(w *workerConfig) { w.batchBytes = n } }
+
+// WithFlushInterval lets a batch that isn't full wait for more changes, for sinks that like large
+// batches. 0 to 1 hour, default 0: a batch goes as soon as the sink is free.
+func WithFlushInterval(d time.Duration) WorkerOption {
+	return func(w *workerConfig) { w.flushInterval = d }
+}
+
+const (
+	defaultReplayWindow    = 3 * time.Minute
+	defaultIdleInterval    = 10 * time.Second
+	defaultCopyConnections = 2
+	defaultBatchSize       = 10_000
+	defaultBatchBytes      = 8 << 20
+	minStreamBytes         = 16 << 20
+)
+
+// unsetWindow tells that WithReplayWindow was not given.
+const unsetWindow = time.Duration(-1)
+
+func newConfig(opts []Option) *config {
+	c := &config{
+		logger:          slog.New(slog.DiscardHandler),
+		mode:            CopyAndStream,
+		copyConnections: defaultCopyConnections,
+		replicas:        1,
+		replayWindow:    unsetWindow,
+		idleInterval:    defaultIdleInterval,
+		worker:          workerConfig{batchSize: defaultBatchSize, batchBytes: defaultBatchBytes},
+	}
+	for _, o := range opts {
+		if o != nil {
+			o.apply(c)
+		}
+	}
+	for i := range c.workers {
+		w := c.worker
+		w.name, w.sink = c.workers[i].name, c.workers[i].sink
+		for _, o := range c.workers[i].own {
+			o(&w)
+		}
+		c.workers[i] = w
+	}
+	return c
+}
+
+var (
+	groupName  = regexp.MustCompile(`^[a-z][a-z0-9_]{0,39}$`)
+	slotName   = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+	workerName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+)
+
+func (c *config) validateCommon() {
+	if !groupName.MatchString(c.group) {
+		c.bad("WithGroup(%q): want one to 40 of lower-case letters, digits and underscores, a letter first", c.group)
+	}
+	given := 0
+	for _, set := range []bool{c.nats.conn != nil, c.nats.js != nil, c.nats.url != "", c.nats.server != nil} {
+		if set {
+			given++
+		}
+	}
+	if given == 0 {
+		c.bad("NATS: give one of WithNATS, WithNATSURL, WithJetStream, WithNATSServer")
+	}
+	if given > 1 {
+		c.bad("NATS: WithNATS, WithNATSURL, WithJetStream and WithNATSServer exclude each other")
+	}
+}
+
+func (c *config) validateReplicator() {
+	if c.source == nil && !c.sourceBad {
+		c.bad("WithSource: the source database is missing")
+	}
+	if c.slot == "" {
+		c.slot = "flo_" + c.group
+	}
+	if !slotName.MatchString(c.slot) {
+		c.bad("WithSlot(%q): want one to 63 of lower-case letters, digits and underscores", c.slot)
+	}
+	switch c.mode {
+	case CopyAndStream, StreamOnly, CopyOnly:
+	default:
+		c.bad("WithMode(%q): want CopyAndStream, StreamOnly or CopyOnly", c.mode)
+	}
+	for _, p := range append(append([]string(nil), c.tables...), c.exclude...) {
+		if _, err := names.Parse(p); err != nil {
+			c.bad("table pattern %q: %w", p, err)
+		}
+	}
+	if c.copyConnections < 1 || c.copyConnections > 64 {
+		c.bad("WithCopyConnections(%d): want 1 to 64", c.copyConnections)
+	}
+	if c.replicas != 1 && c.replicas != 3 && c.replicas != 5 {
+		c.bad("WithStreamReplicas(%d): want 1, 3 or 5", c.replicas)
+	}
+	if c.maxBytes != 0 && c.maxBytes < minStreamBytes {
+		c.bad("WithStreamMaxBytes(%d): want at least %d bytes, or 0 for no limit", c.maxBytes, minStreamBytes)
+	}
+	if c.idleInterval < 100*time.Millisecond {
+		c.bad("WithIdleInterval(%s): want at least 100ms", c.idleInterval)
+	}
+	if c.replayWindow == unsetWindow {
+		c.replayWindow = defaultReplayWindow
+		if c.nats.server != nil && c.nats.server.SyncAlways() {
+			c.replayWindow = 0
+		}
+	}
+	if c.replayWindow < 0 || c.replayWindow > 24*time.Hour {
+		c.bad("WithReplayWindow(%s): want 0 to 24h", c.replayWindow)
+	}
+}
+
+func (c *config) validateWorkers() {
+	seen := map[string]bool{}
+	for i := range c.workers {
+		w := &c.workers[i]
+		if !workerName.MatchString(w.name) {
+			c.bad("WithWorker(%q): want one to 64 of letters, digits, '_' and '-'", w.name)
+		}
+		if seen[w.name] {
+			c.bad("WithWorker(%q): the name is given twice", w.name)
+		}
+		seen[w.name] = true
+		if w.sink == nil {
+			c.bad("worker %q: the sink is nil", w.name)
+		}
+		if w.batchSize < 1 || w.batchSize > 1_000_000 {
+			c.bad("worker %q: WithBatchSize(%d): want 1 to 1000000 changes", w.name, w.batchSize)
+		}
+		if w.batchBytes < 1<<10 || w.batchBytes > 1<<30 {
+			c.bad("worker %q: WithBatchBytes(%d): want 1 KiB to 1 GiB", w.name, w.batchBytes)
+		}
+		if w.flushInterval < 0 || w.flushInterval > time.Hour {
+			c.bad("worker %q: WithFlushInterval(%s): want 0 to 1h", w.name, w.flushInterval)
+		}
+		if err := rules.Validate(w.rules...); err != nil {
+			c.bad("worker %q: %w", w.name, err)
+		}
+	}
+}

@@ -1,0 +1,199 @@
+package flo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/pgsession"
+	"github.com/pgflo/flo/internal/source"
+	"github.com/pgflo/flo/state"
+)
+
+// Replicator reads PostgreSQL and fills the group's JetStream stream. One is active at a time; a
+// second one waits until the first one's slot is free.
+type Replicator struct {
+	cfg     *config
+	source  source.Config
+	running atomic.Bool
+	status  replicatorStatus
+	settle  atomic.Int64 // rises with each call of Settle
+}
+
+// NewReplicator makes the half that reads PostgreSQL. It needs the replicator's options only,
+// validates them, and does no I/O.
+func NewReplicator(opts ...Option) (*Replicator, error) {
+	c := newConfig(opts)
+	c.validateCommon()
+	c.validateReplicator()
+	if err := errors.Join(c.errs...); err != nil {
+		return nil, err
+	}
+	return newReplicator(c), nil
+}
+
+func newReplicator(c *config) *Replicator {
+	logger := c.logger.With(slog.String("group", c.group), slog.String("half", "replicator"))
+	return &Replicator{
+		cfg:    c,
+		source: source.Config{Conn: c.source, Password: c.password, AppName: "flo " + c.group, Logger: logger},
+		status: replicatorStatus{commonStatus: commonStatus{phase: PhaseStopped}},
+	}
+}
+
+// errAgain ends a session that begins again at once; errFinished one that has nothing left to do.
+var (
+	errAgain    = errors.New("flo: the session begins again")
+	errFinished = errors.New("flo: finished")
+)
+
+// sessionGrace is how long a session must have lived for the backoff to begin anew.
+const sessionGrace = 30 * time.Second
+
+// Run replicates until ctx ends (and returns nil once what was read is in the stream), until a
+// CopyOnly copy is whole in the stream, or until an error that trying again can't mend. It waits
+// without limit, with a backoff of up to 15 s, for databases and NATS to come back.
+func (r *Replicator) Run(ctx context.Context) error {
+	if !r.running.CompareAndSwap(false, true) {
+		return ErrRunning
+	}
+	defer r.running.Store(false)
+	err := retry(ctx, r.source.Logger, &r.status.commonStatus, func(ctx context.Context) error { return r.session(ctx) })
+	r.status.stop(err)
+	return err
+}
+
+// retry runs sessions until one ends for good.
+func retry(ctx context.Context, log *slog.Logger, st *commonStatus, session func(context.Context) error) error {
+	backoff := pgsession.Backoff{}
+	for {
+		began := time.Now()
+		err := session(ctx)
+		switch {
+		case err == nil || errors.Is(err, errFinished):
+			return nil
+		case errors.Is(err, errAgain):
+			log.InfoContext(ctx, "the session begins again", slog.Any("reason", err))
+		case ctx.Err() != nil && !fatal(err):
+			return nil
+		case !transient(err):
+			log.ErrorContext(ctx, "stopped", slog.Any("error", err))
+			return err
+		default:
+			log.WarnContext(ctx, "interrupted, trying again", slog.Any("error", err))
+		}
+		st.interrupted(err)
+		if time.Since(began) > sessionGrace {
+			backoff.Reset()
+		}
+		if backoff.Wait(ctx) != nil {
+			return nil
+		}
+	}
+}
+
+// session connects both ends, decides where to begin, and replicates.
+func (r *Replicator) session(ctx context.Context) error {
+	r.status.set(PhaseConnecting)
+	link, err := r.cfg.connectNATS(ctx)
+	if err != nil {
+		return err
+	}
+	defer link.close()
+	sys, err := r.source.Identify(ctx)
+	if err != nil {
+		return err
+	}
+	stream, created, err := bus.Create(ctx, r.cfg.bus(link), sys.ID, sys.Database)
+	if err != nil {
+		return streamError(err)
+	}
+	store, err := state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, true)
+	if err != nil {
+		return err
+	}
+	conn, err := r.source.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	s := &replication{r: r, log: r.source.Logger, link: link, sys: sys, stream: stream, store: store, conn: conn, id: newSession()}
+	defer s.close()
+	if err := s.readTail(ctx); err != nil {
+		return streamError(err)
+	}
+	fresh, err := s.decide(ctx, created)
+	if err != nil {
+		return err
+	}
+	if fresh {
+		if err := s.begin(ctx); err != nil {
+			return streamError(err)
+		}
+	}
+	if r.cfg.mode == CopyOnly {
+		return streamError(s.copyOnly(ctx))
+	}
+	return streamError(s.run(ctx))
+}
+
+// Settle confirms to the source all that is in the stream, at once, without waiting for the replay
+// window: for an upgrade or a cut-over, so that the slot holds no WAL that isn't needed. It needs a
+// running replicator, and returns when the slot has moved or ctx ends.
+func (r *Replicator) Settle(ctx context.Context) error {
+	if !r.running.Load() {
+		return fmt.Errorf("flo: Settle needs a running replicator: call Run first")
+	}
+	target := r.status.snapshot().Published
+	r.settle.Add(1)
+	for r.status.snapshot().Confirmed < target {
+		if err := pollWait(ctx, waitForPoll); err != nil {
+			return fmt.Errorf("flo: settling at %s, confirmed %s: %w", target, r.status.snapshot().Confirmed, err)
+		}
+	}
+	return nil
+}
+
+// Drop removes what flo made for the group: slot, publications, stream and state. Nothing of the group may
+// run. What is gone already is no error.
+func (r *Replicator) Drop(ctx context.Context) error {
+	if r.running.Load() {
+		return fmt.Errorf("flo: Drop while the replicator runs: stop it first")
+	}
+	var errs []error
+	conn, err := r.source.Connect(ctx)
+	if err != nil {
+		errs = append(errs, err)
+	} else {
+		defer conn.Close(ctx)
+		if err := r.source.DropSlot(ctx, r.cfg.slot); err != nil && !errors.Is(err, source.ErrSlotMissing) {
+			errs = append(errs, err)
+		}
+		if err := r.source.DropPublications(ctx, conn, r.cfg.publicationName()); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	link, err := r.cfg.connectNATS(ctx)
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	defer link.close()
+	stream, err := bus.Open(ctx, r.cfg.bus(link))
+	if err == nil {
+		err = stream.Delete(ctx)
+	}
+	if err != nil && !errors.Is(err, bus.ErrNoStream) {
+		errs = append(errs, err)
+	}
+	store, err := state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, false)
+	if err == nil {
+		err = store.Drop(ctx)
+	}
+	if err != nil && !errors.Is(err, state.ErrNotFound) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}

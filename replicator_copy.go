@@ -1,0 +1,120 @@
+package flo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	flocopy "github.com/pgflo/flo/copy"
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/pack"
+	"github.com/pgflo/flo/internal/wire"
+)
+
+// copyTables copies the attempt's tables under the slot's snapshot into the stream, and closes done
+// when the last message is in the publisher's hands: whatever is published behind it stands behind
+// it in the stream.
+func (s *replication) copyTables(ctx context.Context, done chan<- struct{}) error {
+	tables := make([]flocopy.Table, 0, len(s.tables))
+	for i := range s.tables {
+		t := &s.tables[i]
+		ft := flocopy.Table{OID: t.OID, Schema: t.Schema, Name: t.Name, RowFilter: t.RowFilter}
+		for _, c := range t.Columns {
+			ft.Columns = append(ft.Columns, c.Name)
+		}
+		tables = append(tables, ft)
+	}
+	s.r.status.copying()
+	var release sync.Once
+	free := func() { release.Do(func() { s.slot.Release(ctx) }) }
+	started := free
+	if s.r.cfg.mode == CopyOnly {
+		started = func() {} // the slot is temporary: it lives as long as its connection
+	}
+	defer free()
+	err := flocopy.Run(ctx, flocopy.Config{
+		Connect:     s.r.source.Connect,
+		Snapshot:    s.slot.Snapshot,
+		Tables:      tables,
+		Connections: s.r.cfg.copyConnections,
+		ChunkBytes:  s.target() - copyOverhead,
+		Emit:        s.emitChunk,
+		TableDone:   s.emitEnd,
+		Started:     started,
+		Progress:    s.r.status.progress,
+	})
+	var rewritten *flocopy.RewrittenError
+	if errors.As(err, &rewritten) {
+		s.log.WarnContext(ctx, "the copy begins again", slog.Any("reason", err))
+		return fmt.Errorf("%w: %w", errAgain, err)
+	}
+	if err != nil {
+		return s.publisherError(err)
+	}
+	close(done)
+	return nil
+}
+
+// copyOverhead is more than the record around a chunk takes, in bytes.
+const copyOverhead = 128
+
+func (s *replication) emitChunk(ctx context.Context, c flocopy.Chunk) error {
+	chunk := wire.CopyChunk{
+		ID:   decode.CopyID{Point: s.slot.Point, Table: c.Table.OID, Attempt: s.attempt, Range: c.Range, Row: c.Row},
+		Rows: c.Rows, Data: c.Data,
+	}
+	body := make([]byte, wire.HeaderRoom, wire.HeaderRoom+copyOverhead+len(c.Data))
+	return s.putCopy(ctx, c.Table.OID, wire.AppendCopyChunk(body, &chunk))
+}
+
+func (s *replication) emitEnd(ctx context.Context, t *flocopy.Table, chunks, rows uint64) error {
+	body, err := wire.AppendJSON(room(), wire.RecCopyEnd, wire.CopyEnd{Table: t.OID, Attempt: s.attempt, Chunks: chunks, Rows: rows})
+	if err != nil {
+		return err
+	}
+	return s.putCopy(ctx, t.OID, body)
+}
+
+func (s *replication) putCopy(ctx context.Context, table uint32, body []byte) error {
+	if err := s.gate.waitCopy(ctx); err != nil {
+		return err
+	}
+	at := wire.Point{End: s.slot.Point}
+	b := pack.NewBatch(wire.Header{
+		Kind: wire.Copy, Session: s.id, Attempt: s.attempt, Start: s.start, Timeline: uint32(s.sys.Timeline), From: at, To: at,
+	}, body)
+	return s.pub.Publish(ctx, s.stream.CopySubject(s.attempt, table), b.Messages(s.stream.MaxPayload()), nil)
+}
+
+// copyOnly copies, marks the end, and is done: there is nothing to stream.
+func (s *replication) copyOnly(ctx context.Context) error {
+	s.r.status.set(PhaseCopying)
+	work, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, gctx := errgroup.WithContext(work)
+	g.Go(func() error { return s.upkeep(gctx) })
+	g.Go(func() error {
+		defer cancel()
+		if err := s.copyTables(gctx, make(chan struct{})); err != nil {
+			return err
+		}
+		body, err := wire.AppendJSON(room(), wire.RecCopyDone, wire.CopyDone{Attempt: s.attempt, Finished: true})
+		if err != nil {
+			return err
+		}
+		s.copyDone = true
+		if err := s.put(gctx, body, s.tail); err != nil {
+			return err
+		}
+		if err := s.pub.Drained(gctx); err != nil {
+			return s.publisherError(err)
+		}
+		s.r.status.copied()
+		return errFinished
+	})
+	return g.Wait()
+}

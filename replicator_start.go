@@ -1,0 +1,430 @@
+package flo
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/names"
+	"github.com/pgflo/flo/internal/pack"
+	"github.com/pgflo/flo/internal/source"
+	"github.com/pgflo/flo/internal/wire"
+	"github.com/pgflo/flo/state"
+)
+
+// replication is one session of a replicator: from the tail of the stream until something breaks.
+type replication struct {
+	r      *Replicator
+	log    *slog.Logger
+	link   *link
+	sys    source.System
+	stream *bus.Stream
+	store  state.Store
+	conn   *pgx.Conn // for the catalog; one goroutine at a time
+	id     uint64
+
+	// What the tail says, and what begin makes of it.
+	last     uint64 // the stream's last sequence
+	tailSeq  uint64
+	tail     wire.Point
+	attempt  uint32
+	copyDone bool
+	start    uint64 // sequence of the attempt's Start message
+	timeline uint32 // of the source when the tail was written
+	started  bool   // the attempt has a Start, not just an Init
+	finished bool   // a CopyOnly copy is whole
+
+	pub       *bus.Publisher
+	published []string // names of the publications
+	tables    []source.Table
+	slot      *source.NewSlot // holds the snapshot until the copy has imported it
+
+	acked    ackedPositions
+	verified atomic.Uint64 // the last sequence that this session knows to be stored
+	gate     byteGate
+}
+
+// newSession draws the name under which a session writes.
+func newSession() uint64 {
+	var b [8]byte
+	rand.Read(b[:]) // never fails: https://pkg.go.dev/crypto/rand#Read
+	return binary.BigEndian.Uint64(b[:])
+}
+
+// closeBound is how long the end of a session may take for each thing it holds.
+const closeBound = 5 * time.Second
+
+func (s *replication) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeBound)
+	defer cancel()
+	if s.slot != nil {
+		s.slot.Release(ctx)
+	}
+	if s.pub != nil {
+		s.pub.Close()
+	}
+	s.conn.Close(ctx)
+}
+
+// readTail reads where the stream stands. The stream is the truth: nothing else is resumed from.
+func (s *replication) readTail(ctx context.Context) error {
+	info, err := s.stream.Info(ctx)
+	if err != nil {
+		return err
+	}
+	s.last = info.LastSeq
+	msg, err := s.stream.Tail(ctx)
+	if errors.Is(err, bus.ErrEmpty) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if msg.Seq > s.last {
+		return fmt.Errorf("%w: another replicator writes", errAgain)
+	}
+	h, body, err := wire.Parse(msg.Data)
+	if err != nil {
+		return err
+	}
+	s.tailSeq, s.tail, s.timeline = msg.Seq, h.To, h.Timeline
+	s.attempt, s.copyDone, s.start, s.started = h.Attempt, h.CopyDone, h.Start, h.Start != 0
+	s.verified.Store(msg.Seq)
+	if h.Parts > 1 {
+		return nil
+	}
+	return wire.Walk(body, func(rec wire.Record) error {
+		switch rec.Type {
+		case wire.RecStart:
+			s.start, s.started = msg.Seq, true
+		case wire.RecCopyDone:
+			var d wire.CopyDone
+			if err := rec.JSON(&d); err != nil {
+				return err
+			}
+			s.finished = d.Finished
+		}
+		return nil
+	})
+}
+
+// decide tells whether an attempt has to begin (true) or the stream goes on, and refuses to go on
+// where changes would be missing.
+func (s *replication) decide(ctx context.Context, created bool) (bool, error) {
+	mode := s.r.cfg.mode
+	if s.finished {
+		if mode == CopyOnly {
+			return false, errFinished
+		}
+		return false, fmt.Errorf("%w: group %q was run as CopyOnly: call Drop, or choose another group, to run it as %s", ErrFinished, s.r.cfg.group, mode)
+	}
+	slot, err := s.r.source.Slot(ctx, s.conn, s.r.cfg.slot)
+	missing := errors.Is(err, source.ErrSlotMissing)
+	if err != nil && !missing {
+		return false, err
+	}
+	if !missing && slot.Active {
+		return false, fmt.Errorf("%w: slot %q is in use by process %d at the source", source.ErrSlotActive, s.r.cfg.slot, slot.ActivePID)
+	}
+	if s.tailSeq == 0 {
+		if !missing && !created {
+			return false, fmt.Errorf("%w: the slot %q exists and the stream holds nothing: the stream was deleted or emptied. "+
+				"Call Drop to start over", ErrStreamLost, s.r.cfg.slot)
+		}
+		if !missing {
+			return false, fmt.Errorf("%w: the slot %q exists at the source, but its stream does not: the stream was deleted, or another group's slot has this name. "+
+				"Call Drop to start over, or choose another group or slot", ErrStreamLost, s.r.cfg.slot)
+		}
+		return true, nil
+	}
+	if !s.started || !s.copyDone {
+		return true, nil // the slot was never made, or the copy was cut short: everything again
+	}
+	if err := s.checkResume(slot, missing); err != nil {
+		return false, err
+	}
+	return false, s.checkTimeline(ctx)
+}
+
+// checkResume compares the tail with the slot and the server. START_REPLICATION itself would go on
+// silently at the higher of the requested and the confirmed position.
+// https://www.postgresql.org/docs/current/protocol-replication.html#PROTOCOL-REPLICATION-START-REPLICATION-SLOT-LOGICAL
+func (s *replication) checkResume(slot source.SlotInfo, missing bool) error {
+	const remedy = "changes may be missing: call Drop and start over with a fresh copy"
+	name := s.r.cfg.slot
+	switch {
+	case missing:
+		return fmt.Errorf("%w: slot %q no longer exists, though the stream stands at %s; %s", ErrSlotLost, name, s.tail.End, remedy)
+	case slot.WALStatus == "lost" || slot.InvalidationReason != "":
+		return fmt.Errorf("%w: slot %q was invalidated (wal_status %q %s); %s, and raise max_slot_wal_keep_size", ErrSlotLost, name, slot.WALStatus, slot.InvalidationReason, remedy)
+	case slot.Plugin != "pgoutput" || slot.Database != s.sys.Database:
+		return fmt.Errorf("%w: slot %q is of plugin %q and database %q, not pgoutput and %q; %s", ErrSlotLost, name, slot.Plugin, slot.Database, s.sys.Database, remedy)
+	case slot.ConfirmedFlush > s.tail.End:
+		return fmt.Errorf("%w: slot %q was confirmed up to %s, the stream ends at %s: NATS has lost more than the replay window, or the slot was moved or made again; %s",
+			ErrGap, name, slot.ConfirmedFlush, s.tail.End, remedy)
+	case s.tail.End > s.sys.Pos:
+		return fmt.Errorf("%w: the stream stands at %s, the server only at %s: it was restored from a backup, or is another server; %s",
+			ErrSourceChanged, s.tail.End, s.sys.Pos, remedy)
+	}
+	return nil
+}
+
+// checkTimeline refuses a server whose history left the tail's timeline before the tail: a standby
+// that was promoted without having received all of it.
+func (s *replication) checkTimeline(ctx context.Context) error {
+	if s.timeline == 0 || s.timeline == uint32(s.sys.Timeline) {
+		return nil
+	}
+	at, err := s.r.source.TimelineSwitch(ctx, int32(s.timeline))
+	if err != nil {
+		return streamError(err)
+	}
+	if s.tail.End > at {
+		return fmt.Errorf("%w: the stream stands at %s of timeline %d, and the server's history left that timeline at %s: a standby was promoted that had not received everything; "+
+			"call Drop and start over with a fresh copy", ErrSourceChanged, s.tail.End, s.timeline, at)
+	}
+	return nil
+}
+
+// begin starts a new attempt: publications, then the intent in the stream, then the slot, then its
+// start in the stream. The order matters: a slot that is found behind an intent without a start has
+// never been read.
+func (s *replication) begin(ctx context.Context) error {
+	s.r.status.set(PhaseStarting)
+	if err := s.publish(ctx); err != nil {
+		return err
+	}
+	s.attempt, s.start, s.copyDone = s.attempt+1, 0, false
+	if err := s.openPublisher(ctx); err != nil {
+		return err
+	}
+	body, err := wire.AppendJSON(room(), wire.RecInit, wire.Init{Attempt: s.attempt, Slot: s.r.cfg.slot})
+	if err != nil {
+		return err
+	}
+	if s.tail.Open { // the part of a transaction that the last attempt left
+		body = wire.AppendRecord(body, wire.RecAbort, nil)
+	}
+	to := wire.Point{LSN: s.tail.LSN, End: s.tail.End}
+	if err := s.put(ctx, body, to); err != nil {
+		return err
+	}
+	if err := s.pub.Drained(ctx); err != nil {
+		return err
+	}
+	if err := s.createSlot(ctx); err != nil {
+		return err
+	}
+	return s.publishStart(ctx)
+}
+
+// publish resolves the tables and makes the publications, before the slot: a slot made first would
+// decode with a catalog that doesn't know them.
+func (s *replication) publish(ctx context.Context) error {
+	tables, err := s.resolve(ctx)
+	if err != nil {
+		return err
+	}
+	return s.ensurePublications(ctx, tables)
+}
+
+// republish goes on with the tables that the group had when its copy began. A table that was added to the
+// options, or made, since then has no copy: it is left out, with a warning. One that was taken out leaves.
+func (s *replication) republish(ctx context.Context) error {
+	asked, err := s.resolve(ctx)
+	if err != nil {
+		return err
+	}
+	name := s.r.cfg.publicationName()
+	published, err := s.r.source.PublishedTables(ctx, s.conn, []string{name, name + source.KeylessSuffix})
+	if err != nil {
+		return err
+	}
+	have := map[uint32]bool{}
+	for _, t := range published {
+		have[t.OID] = true
+	}
+	var tables []source.Table
+	for _, t := range asked {
+		if have[t.OID] {
+			tables = append(tables, t)
+			continue
+		}
+		s.warn(ctx, fmt.Sprintf("table %s is not replicated: it was not among the group's tables when its copy began, or was made again since; call Drop and start over to include it", names.Qualified(t.Schema, t.Name)))
+	}
+	if len(tables) == 0 && len(asked) > 0 {
+		return fmt.Errorf("%w: publication %q holds none of the tables that are asked for: it was dropped or changed; call Drop and start over", ErrTables, name)
+	}
+	return s.ensurePublications(ctx, tables)
+}
+
+func (s *replication) resolve(ctx context.Context) ([]source.Table, error) {
+	include, err := names.ParseAll(s.r.cfg.tables)
+	if err != nil {
+		return nil, err
+	}
+	exclude, err := names.ParseAll(s.r.cfg.exclude)
+	if err != nil {
+		return nil, err
+	}
+	tables, warnings, err := s.r.source.ResolveTables(ctx, s.conn, include, exclude)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		s.warn(ctx, w)
+	}
+	return tables, nil
+}
+
+func (s *replication) ensurePublications(ctx context.Context, tables []source.Table) error {
+	p, err := s.r.source.EnsurePublication(ctx, s.conn, source.PublicationSpec{Name: s.r.cfg.publicationName(), Tables: tables})
+	if err != nil {
+		return err
+	}
+	for _, w := range p.Warnings {
+		s.warn(ctx, w)
+	}
+	s.published, s.tables = p.Names, p.Tables
+	return nil
+}
+
+func (s *replication) warn(ctx context.Context, text string) {
+	s.log.WarnContext(ctx, text)
+	s.r.status.warn(text)
+}
+
+func (c *config) publicationName() string {
+	if c.publication != "" {
+		return c.publication
+	}
+	return "flo_" + c.group
+}
+
+func (s *replication) createSlot(ctx context.Context) error {
+	name := s.r.cfg.slot
+	if err := s.r.source.DropSlot(ctx, name); err != nil && !errors.Is(err, source.ErrSlotMissing) {
+		return err
+	}
+	s.r.status.set(PhaseCreatingSlot)
+	slot, err := s.r.source.CreateSlot(ctx, name, s.r.cfg.mode == CopyOnly, func(old []source.OldTransaction) {
+		for _, t := range old {
+			s.log.WarnContext(ctx, "the replication slot can't be created yet: an older transaction is open", slog.String("transaction", t.String()))
+			s.r.status.warn("waiting for an older transaction: " + t.String())
+		}
+	})
+	if err != nil {
+		return err
+	}
+	s.slot = slot
+	s.r.status.clearWarnings("waiting for an older transaction")
+	return nil
+}
+
+// publishStart publishes where changes begin and which tables are copied, and waits until it is stored.
+func (s *replication) publishStart(ctx context.Context) error {
+	copies := s.tables
+	if s.r.cfg.mode == StreamOnly {
+		copies = nil
+		s.copyDone = true
+	}
+	point := s.slot.Point
+	body, err := wire.AppendJSON(room(), wire.RecStart, wire.Start{
+		Attempt: s.attempt, Point: point, Slot: s.r.cfg.slot, System: s.sys.ID, Database: s.sys.Database,
+		Timeline: int32(s.sys.Timeline), Mode: string(s.r.cfg.mode), Copies: len(copies),
+	})
+	if err != nil {
+		return err
+	}
+	to := wire.Point{LSN: s.tail.LSN, End: point}
+	if err := s.put(ctx, body, to); err != nil {
+		return err
+	}
+	if err := s.pub.Drained(ctx); err != nil {
+		return err
+	}
+	s.start, s.started = s.verified.Load(), true
+	body = room()
+	for i := range copies {
+		if body, err = s.appendCopyBegin(ctx, body, &copies[i], point); err != nil {
+			return err
+		}
+		if len(body) > s.target() || i == len(copies)-1 {
+			if err := s.put(ctx, body, to); err != nil {
+				return err
+			}
+			body = room()
+		}
+	}
+	return s.pub.Drained(ctx)
+}
+
+func (s *replication) appendCopyBegin(ctx context.Context, body []byte, t *source.Table, point decode.LSN) ([]byte, error) {
+	rel := &decode.Relation{OID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity, Columns: t.Columns}
+	frame := decode.AppendRelation(nil, rel)
+	body, err := s.appendDescription(ctx, body, rel)
+	if err != nil {
+		return nil, err
+	}
+	return wire.AppendJSON(body, wire.RecCopyBegin, wire.CopyBegin{Table: t.OID, Attempt: s.attempt, Point: point, Relation: frame})
+}
+
+// appendDescription appends what the relation's own message leaves out, if there is anything.
+func (s *replication) appendDescription(ctx context.Context, body []byte, rel *decode.Relation) ([]byte, error) {
+	oids := make([]uint32, 0, len(rel.Columns))
+	for _, c := range rel.Columns {
+		oids = append(oids, c.Type.OID)
+	}
+	d, err := source.Describe(ctx, s.conn, rel.OID, oids)
+	if err != nil {
+		return nil, err
+	}
+	if len(d.Ancestors) == 0 && len(d.Types) == 0 {
+		return body, nil
+	}
+	return wire.AppendJSON(body, wire.RecDescribe, d)
+}
+
+// room is the beginning of a body: the header's place.
+func room() []byte { return make([]byte, wire.HeaderRoom, wire.HeaderRoom+1024) }
+
+// openPublisher takes the pen: from here on nobody else's message can come between.
+func (s *replication) openPublisher(ctx context.Context) error {
+	if s.pub != nil {
+		return nil
+	}
+	pub, err := s.stream.NewPublisher(ctx, s.id, s.last)
+	if err != nil {
+		return err
+	}
+	s.acked.init(s.r.cfg.replayWindow, s.tail.End)
+	pub.OnAck(s.onAck)
+	s.pub = pub
+	return nil
+}
+
+// put publishes markers: body begins with room for the header. to is where they bring the stream.
+func (s *replication) put(ctx context.Context, body []byte, to wire.Point) error {
+	b := pack.NewBatch(wire.Header{
+		Kind: wire.Changes, Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, Start: s.start, Timeline: uint32(s.sys.Timeline), From: s.tail, To: to,
+	}, body)
+	s.tail = to
+	return s.pub.Publish(ctx, s.stream.ChangesSubject(), b.Messages(s.stream.MaxPayload()), b)
+}
+
+// target is the size at which a batch is full.
+func (s *replication) target() int {
+	return min(batchTarget, s.stream.MaxPayload()-wire.HeaderRoom)
+}
+
+// batchTarget is the size of a full batch: what NATS and a reader handle at full speed.
+const batchTarget = 512 << 10

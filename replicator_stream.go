@@ -1,0 +1,367 @@
+package flo
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/pack"
+	"github.com/pgflo/flo/internal/source"
+	"github.com/pgflo/flo/internal/wire"
+)
+
+const (
+	// maxPartial is how many messages may be unacknowledged before a batch that isn't full waits: so
+	// batches grow by themselves under load, and go at once when the source is quiet.
+	maxPartial = 3
+	// sendQueue is how many full batches wait for the publisher's window.
+	sendQueue = 2
+	// spareBuffers is how many batch buffers are kept for reuse.
+	spareBuffers = 8
+	// quietWait is how long the owner of the replication connection waits for data before it looks
+	// at everything else.
+	quietWait = 50 * time.Millisecond
+	// busyWait is the same while a batch waits for an acknowledgement.
+	busyWait = time.Millisecond
+	// housekeepingFrames is after how many messages it looks at everything else under load.
+	housekeepingFrames = 512
+	// drainBound is how long a stop waits for JetStream to acknowledge what was sent.
+	drainBound = 10 * time.Second
+)
+
+// streaming is the part of a session that reads the replication connection and sends what it packs.
+// One goroutine, the owner, reads, packs and gives feedback; it never waits for JetStream.
+type streaming struct {
+	*replication
+	conn     *source.Stream
+	packer   *pack.Packer
+	types    []byte           // Type messages, encoded, that belong to the next Relation
+	parser   *decode.Parser   // for the relations only
+	out      chan *pack.Batch // to the sender
+	spare    chan []byte      // buffers given back
+	copied   <-chan struct{}  // closed when the copy is whole in the publisher's hands
+	ask      <-chan struct{}  // somebody waits for the idle position
+	idleNext time.Time        // no idle marker before
+	settled  int64
+	frames   int
+}
+
+// run streams, and copies beside it where the attempt still has to, until ctx ends or something breaks.
+func (s *replication) run(ctx context.Context) error {
+	if s.published == nil {
+		if err := s.republish(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.openPublisher(ctx); err != nil {
+		return err
+	}
+	// What is published is finished even when ctx has ended: work outlives it by drainBound.
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	asks, stopAsks, err := s.listenForAsks()
+	if err != nil {
+		return err
+	}
+	defer stopAsks()
+	copied := make(chan struct{})
+	g, gctx := errgroup.WithContext(work)
+	if s.slot != nil && !s.copyDone {
+		g.Go(func() error {
+			if err := s.copyTables(stopWith(gctx, ctx), copied); err != nil && ctx.Err() == nil {
+				return err
+			}
+			return nil
+		})
+	}
+	conn, err := s.r.source.StartStream(ctx, source.StreamConfig{
+		Slot: s.r.cfg.slot, Publications: s.published, From: s.tail.End, System: s.sys,
+	})
+	if err != nil {
+		cancel()
+		g.Wait()
+		return err
+	}
+	st := &streaming{replication: s, conn: conn, parser: decode.NewParser(), out: make(chan *pack.Batch, sendQueue), spare: make(chan []byte, spareBuffers), copied: copied, ask: asks}
+	s.acked.spare = st.spare
+	st.packer = pack.New(pack.Config{
+		Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, Start: s.start, Timeline: uint32(s.sys.Timeline), Tail: s.tail, Target: s.target(),
+	})
+	g.Go(func() error { return st.send(gctx) })
+	g.Go(func() error { return s.upkeep(stopWith(gctx, ctx)) })
+	g.Go(func() error {
+		defer conn.Close(work)
+		defer close(st.out)
+		return st.own(gctx, ctx)
+	})
+	return g.Wait()
+}
+
+// stopWith gives a context that ends when either ends; its values are the first one's.
+func stopWith(ctx, stop context.Context) context.Context {
+	c, cancel := context.WithCancelCause(ctx)
+	context.AfterFunc(stop, func() { cancel(context.Cause(stop)) })
+	context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	return c
+}
+
+func (s *replication) listenForAsks() (<-chan struct{}, func(), error) {
+	asks := make(chan struct{}, 1)
+	sub, err := s.link.nc.Subscribe(markSubject(s.r.cfg.group), func(*nats.Msg) {
+		select {
+		case asks <- struct{}{}:
+		default:
+		}
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("flo: subscribing to %s: %w", markSubject(s.r.cfg.group), err)
+	}
+	return asks, func() { sub.Unsubscribe() }, nil
+}
+
+// own is the owner's loop. stop ends it in order: what was read is handed on.
+func (st *streaming) own(ctx, stop context.Context) error {
+	st.r.status.set(PhaseStreaming)
+	for stop.Err() == nil && ctx.Err() == nil {
+		inflight := st.pub.Inflight() + len(st.out)
+		st.conn.SetLazy(inflight >= maxPartial)
+		ev, err := st.conn.Next(st.wait(inflight))
+		if err != nil {
+			if stop.Err() != nil || ctx.Err() != nil {
+				break
+			}
+			return err
+		}
+		switch ev.Kind {
+		case source.Frame:
+			if err := st.frame(ctx, ev.Data); err != nil {
+				return err
+			}
+			if st.frames++; st.frames%housekeepingFrames != 0 {
+				continue
+			}
+		case source.Keepalive:
+			st.packer.Seen(ev.WALEnd)
+		case source.Idle:
+			if !st.packer.Empty() && inflight < maxPartial {
+				if err := st.hand(ctx); err != nil {
+					return err
+				}
+			}
+		}
+		if err := st.lookAround(ctx); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if st.packer.Empty() {
+		return nil
+	}
+	return st.hand(ctx)
+}
+
+// wait is how long to wait for the server: not at all if a batch could go right now.
+func (st *streaming) wait(inflight int) time.Duration {
+	switch {
+	case st.packer.Empty():
+		return quietWait
+	case inflight < maxPartial:
+		return 0
+	}
+	return busyWait
+}
+
+// frame takes one pgoutput message.
+func (st *streaming) frame(ctx context.Context, data []byte) error {
+	switch data[0] {
+	case 'R':
+		return st.relation(ctx, data)
+	case 'Y':
+		st.types = wire.AppendFrame(st.types, data)
+		return nil
+	}
+	if err := st.packer.Frame(data); err != nil {
+		return st.abortIfDiffers(ctx, err)
+	}
+	if st.packer.Full() {
+		return st.hand(ctx)
+	}
+	return nil
+}
+
+// relation describes a relation for all batches to come. The catalog is asked on another goroutine, so
+// that feedback goes on.
+func (st *streaming) relation(ctx context.Context, data []byte) error {
+	rel, err := st.parser.Relation(data)
+	if err != nil {
+		return err
+	}
+	frame := append([]byte(nil), data...)
+	type result struct {
+		records []byte
+		err     error
+	}
+	ch := make(chan result, 1)
+	go func() {
+		records, err := st.appendDescription(ctx, nil, rel)
+		ch <- result{records, err}
+	}()
+	tick := time.NewTicker(quietWait)
+	defer tick.Stop()
+	for {
+		select {
+		case r := <-ch:
+			if r.err != nil {
+				return r.err
+			}
+			r.records = append(r.records, st.types...)
+			st.types = st.types[:0]
+			st.packer.SetRelation(rel.OID, wire.AppendFrame(r.records, frame))
+			return nil
+		case <-tick.C:
+			if err := st.conn.Tick(time.Now()); err != nil {
+				<-ch
+				return err
+			}
+		}
+	}
+}
+
+// hand gives the batch to the sender, and keeps the connection alive while that one is busy.
+func (st *streaming) hand(ctx context.Context) error {
+	var spare []byte
+	select {
+	case spare = <-st.spare:
+	default:
+	}
+	b := st.packer.Take(spare)
+	select {
+	case st.out <- b:
+		return nil
+	default:
+	}
+	tick := time.NewTicker(quietWait)
+	defer tick.Stop()
+	for {
+		select {
+		case st.out <- b:
+			return nil
+		case <-tick.C:
+			st.confirm()
+			if err := st.conn.Tick(time.Now()); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// lookAround does what is due besides reading: confirm, mark the copy's end, mark idle time.
+func (st *streaming) lookAround(ctx context.Context) error {
+	st.confirm()
+	select {
+	case <-st.copied:
+		st.copied = nil
+		if err := st.packer.CopyDone(false); err != nil {
+			return err
+		}
+		st.r.status.copied()
+		if err := st.hand(ctx); err != nil {
+			return err
+		}
+	default:
+	}
+	lsn := st.packer.IdlePosition()
+	if lsn == 0 {
+		return nil
+	}
+	now := time.Now()
+	select {
+	case <-st.ask:
+	default:
+		if now.Before(st.idleNext) {
+			return nil
+		}
+	}
+	st.idleNext = now.Add(st.r.cfg.idleInterval)
+	st.packer.Idle()
+	return st.hand(ctx)
+}
+
+// confirm tells the source what has been safe for a replay window.
+func (st *streaming) confirm() {
+	now := time.Now()
+	if n := st.r.settle.Load(); n != st.settled {
+		st.settled = n
+		st.acked.settle()
+	}
+	if lsn, moved := st.acked.confirmable(now); moved {
+		st.conn.Confirm(lsn)
+		st.r.status.confirmed(lsn)
+	}
+}
+
+// abortIfDiffers makes the workers forget the part of a transaction that the stream holds, when the
+// server decodes it otherwise now. The next session sends it whole.
+func (st *streaming) abortIfDiffers(ctx context.Context, err error) error {
+	if !isDiffers(err) {
+		return err
+	}
+	st.log.WarnContext(ctx, "a partly published transaction is sent again whole: "+err.Error())
+	to := wire.Point{LSN: st.tail.LSN, End: st.tail.End}
+	if err := st.put(ctx, wire.AppendRecord(room(), wire.RecAbort, nil), to); err != nil {
+		return err
+	}
+	if err := st.pub.Drained(ctx); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errAgain, err)
+}
+
+// send publishes what the owner hands over, in order. At the end it waits for JetStream's word.
+func (st *streaming) send(ctx context.Context) error {
+	limit := st.stream.MaxPayload()
+	for b := range st.out {
+		if !b.Header.From.Open {
+			if err := st.gate.waitChanges(ctx); err != nil {
+				return err
+			}
+		}
+		if err := st.pub.Publish(ctx, st.stream.ChangesSubject(), b.Messages(limit), b); err != nil {
+			return st.publisherError(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, drainBound)
+	defer cancel()
+	if err := st.pub.Drained(ctx); err != nil {
+		return fmt.Errorf("flo: stopped before JetStream acknowledged all that was read; it is sent again at the next start: %w", st.publisherError(err))
+	}
+	return nil
+}
+
+// publisherError prefers the reason for which the publisher gave up to the symptom.
+func (s *replication) publisherError(err error) error {
+	if s.pub != nil && s.pub.Err() != nil {
+		return s.pub.Err()
+	}
+	return err
+}
+
+// onAck is called by the publisher, in order, for each message that is stored.
+func (s *replication) onAck(token any, seq uint64) {
+	s.verified.Store(seq)
+	b, ok := token.(*pack.Batch)
+	if !ok {
+		return // copied rows
+	}
+	s.acked.add(time.Now(), b.Header.To.End)
+	s.r.status.published(b.Header.To.End, b.Changes)
+	s.acked.recycle(b)
+}

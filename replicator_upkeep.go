@@ -1,0 +1,191 @@
+package flo
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/pgflo/flo/internal/wire"
+	"github.com/pgflo/flo/state"
+)
+
+const (
+	// upkeepInterval is how often the stream's size is read, in a stream with a limit.
+	upkeepInterval = 500 * time.Millisecond
+	// purgeInterval is how often what all workers have finished is purged, and the replicator's
+	// record for people is written.
+	purgeInterval = 5 * time.Second
+)
+
+// upkeep purges the stream, watches its size, and writes the replicator's record, until ctx ends. It
+// ends the session if the publisher gives up.
+func (s *replication) upkeep(ctx context.Context) error {
+	tick := time.NewTicker(upkeepInterval)
+	defer tick.Stop()
+	var purged time.Time
+	s.gate.setLimit(s.r.cfg.maxBytes)
+	for {
+		if s.r.cfg.maxBytes > 0 {
+			if info, err := s.stream.Info(ctx); err == nil {
+				s.gate.set(int64(info.Bytes))
+			}
+		}
+		// A stream that holds somebody back is purged at once.
+		if time.Since(purged) >= purgeInterval || s.gate.closed() {
+			purged = time.Now()
+			if err := s.purge(ctx); err != nil && ctx.Err() == nil && !transient(err) {
+				s.log.WarnContext(ctx, "purging the stream failed", slog.Any("error", err))
+			}
+			s.writeRecord(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.pub.Done():
+			if err := s.pub.Err(); err != nil {
+				return err
+			}
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// writeRecord writes what people read; nothing is resumed from it, so a failure is only logged.
+func (s *replication) writeRecord(ctx context.Context) {
+	st := s.r.status.snapshot()
+	err := s.store.PutReplicator(ctx, state.Replicator{
+		Group: s.r.cfg.group, Incarnation: s.stream.Incarnation(), System: s.sys.ID, Database: s.sys.Database,
+		Slot: s.r.cfg.slot, Mode: string(s.r.cfg.mode), Phase: string(st.Phase), LastLSN: st.Published, Confirmed: st.Confirmed,
+		Updated: time.Now().UTC(),
+	})
+	if err != nil && ctx.Err() == nil {
+		s.log.DebugContext(ctx, "writing the replicator's record failed", slog.Any("error", err))
+	}
+}
+
+// purge deletes what all registered workers have finished: strictly below the message that each
+// checkpoint names, since that message is needed to verify it. Only checkpoints that were verified
+// by position count, and nothing above what this session knows to be stored is touched: a purge
+// beyond the last sequence would wipe a stream that was rolled back.
+func (s *replication) purge(ctx context.Context) error {
+	workers, err := s.store.Workers(ctx)
+	if err != nil || len(workers) == 0 {
+		return err
+	}
+	verified := s.verified.Load()
+	changes, copies := verified, verified
+	for i := range workers {
+		w := &workers[i]
+		ok, err := s.verifyCheckpoint(ctx, w)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return nil
+		}
+		changes = min(changes, w.Checkpoint.Seq)
+		copies = min(copies, s.copiedBy(w))
+	}
+	if copies > 0 {
+		if err := s.stream.PurgeCopy(ctx, 0, copies, verified); err != nil {
+			return err
+		}
+	}
+	if changes > 0 {
+		return s.stream.PurgeChanges(ctx, changes, verified)
+	}
+	return nil
+}
+
+// copiedBy tells below which sequence a worker needs no copy messages any more.
+func (s *replication) copiedBy(w *state.Worker) uint64 {
+	switch {
+	case w.Checkpoint.Attempt >= s.attempt:
+		return w.Checkpoint.Seq
+	case w.Checkpoint.CopyAttempt == s.attempt:
+		return w.Checkpoint.CopySeq + 1
+	}
+	return 0
+}
+
+func (s *replication) verifyCheckpoint(ctx context.Context, w *state.Worker) (bool, error) {
+	cp := w.Checkpoint
+	if cp.Incarnation == s.stream.Incarnation() && cp.Seq == 0 {
+		return true, nil // it has written nothing but copied rows
+	}
+	if cp.Incarnation != s.stream.Incarnation() || cp.Seq > s.verified.Load() {
+		return false, nil
+	}
+	msg, err := s.stream.Get(ctx, cp.Seq)
+	if err != nil {
+		return false, err
+	}
+	h, _, err := wire.Parse(msg.Data)
+	if err != nil {
+		return false, err
+	}
+	return h.Session == cp.Session && h.From.End <= cp.End && cp.End <= h.To.End, nil
+}
+
+// byteGate holds writers back while the stream is larger than flo's own limits, which lie below the
+// server's: changes stop first, between transactions, so that a full stream can't keep the copy
+// that its workers wait for out.
+type byteGate struct {
+	mu     sync.Mutex
+	limit  int64
+	bytes  int64
+	opened chan struct{} // closed and replaced at each reading
+}
+
+// Shares of the server's limit at which flo stops writing.
+const (
+	changesShare = 0.6
+	copyShare    = 0.8
+)
+
+func (g *byteGate) setLimit(n int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.limit = n
+}
+
+func (g *byteGate) set(n int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.bytes = n
+	if g.opened != nil {
+		close(g.opened)
+		g.opened = nil
+	}
+}
+
+func (g *byteGate) closed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.limit > 0 && float64(g.bytes) >= changesShare*float64(g.limit)
+}
+
+func (g *byteGate) waitChanges(ctx context.Context) error { return g.wait(ctx, changesShare) }
+func (g *byteGate) waitCopy(ctx context.Context) error    { return g.wait(ctx, copyShare) }
+
+func (g *byteGate) wait(ctx context.Context, share float64) error {
+	for {
+		g.mu.Lock()
+		if g.limit == 0 || float64(g.bytes) < share*float64(g.limit) {
+			g.mu.Unlock()
+			return nil
+		}
+		if g.opened == nil {
+			g.opened = make(chan struct{})
+		}
+		ch := g.opened
+		g.mu.Unlock()
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}

@@ -1,0 +1,252 @@
+package flo
+
+import (
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	flocopy "github.com/pgflo/flo/copy"
+	"github.com/pgflo/flo/decode"
+)
+
+// Phase is what a half is doing.
+type Phase string
+
+const (
+	PhaseStopped      Phase = "stopped"
+	PhaseConnecting   Phase = "connecting"
+	PhaseWaiting      Phase = "waiting"       // a worker, for the stream's beginning
+	PhaseAhead        Phase = "ahead"         // a worker, for a stream that was rolled back to be filled up again
+	PhaseStarting     Phase = "starting"      // tables and publications
+	PhaseCreatingSlot Phase = "creating slot" // may wait for old transactions at the source: see Warnings
+	PhaseCopying      Phase = "copying"
+	PhaseStreaming    Phase = "streaming"
+	PhaseRetrying     Phase = "retrying" // see LastError
+	PhaseFinished     Phase = "finished" // CopyOnly: all is done
+)
+
+// Status of a pipeline, of the halves that run in this process.
+type Status struct {
+	Replicator ReplicatorStatus
+	Workers    []WorkerStatus
+}
+
+// ReplicatorStatus is a replicator's state.
+type ReplicatorStatus struct {
+	Phase     Phase
+	LastError string // of the last interruption, "" while there is none
+	Retries   int    // interruptions since Run began
+	Warnings  []string
+	Published LSN    // end of the last transaction (or idle position) that is in the stream
+	Confirmed LSN    // what the source was told; trails by the replay window
+	Changes   uint64 // published since Run began
+	CopyDone  bool   // the initial copy is whole in the stream
+	Tables    []TableStatus
+}
+
+// TableStatus is how far a table's copy into the stream is.
+type TableStatus struct {
+	Table  string // quoted as SQL wants it
+	Bytes  int64  // on disk, when the copy began
+	Rows   uint64
+	Ranges int // page ranges planned
+	Done   int // page ranges copied
+}
+
+// WorkerStatus is a worker's state.
+type WorkerStatus struct {
+	Name       string
+	Phase      Phase
+	LastError  string
+	Retries    int
+	Applied    LSN       // end of the last transaction that the sink holds
+	CommitTime time.Time // of that transaction, by the source's clock
+	AppliedAt  time.Time
+	Changes    uint64 // written since Run began, copied rows aside
+	CopyRows   uint64 // copied rows written since Run began
+	CopyTables int    // tables to copy in the present attempt
+	CopiedSo   int    // of which are whole
+	LagBytes   uint64 // WAL between what the replicator of this process published and Applied
+}
+
+// Status of both halves. It may be called at any time.
+func (f *Flo) Status() Status {
+	s := Status{Replicator: f.replicator.Status()}
+	for _, w := range f.workers {
+		ws := w.Status()
+		if s.Replicator.Published > ws.Applied {
+			ws.LagBytes = uint64(s.Replicator.Published - ws.Applied)
+		}
+		s.Workers = append(s.Workers, ws)
+	}
+	return s
+}
+
+// Status of the replicator.
+func (r *Replicator) Status() ReplicatorStatus { return r.status.snapshot() }
+
+// Status of the worker. LagBytes is 0: only Flo.Status knows the replicator.
+func (w *Worker) Status() WorkerStatus { return w.status.snapshot() }
+
+// commonStatus is what both halves have.
+type commonStatus struct {
+	mu      sync.Mutex
+	phase   Phase
+	lastErr string
+	retries int
+}
+
+func (s *commonStatus) set(p Phase) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.phase = p
+	if p == PhaseStreaming || p == PhaseCopying {
+		s.lastErr = ""
+	}
+}
+
+func (s *commonStatus) interrupted(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.phase, s.lastErr = PhaseRetrying, err.Error()
+	s.retries++
+}
+
+func (s *commonStatus) recovered() { s.set(PhaseStreaming) }
+
+func (s *commonStatus) stop(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.phase = PhaseStopped
+	if err != nil {
+		s.lastErr = err.Error()
+	}
+}
+
+type replicatorStatus struct {
+	commonStatus
+	at     ReplicatorStatus // without what commonStatus holds
+	tables map[string]TableStatus
+}
+
+func (s *replicatorStatus) update(f func(*ReplicatorStatus)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(&s.at)
+}
+
+func (s *replicatorStatus) snapshot() ReplicatorStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.at
+	st.Phase, st.LastError, st.Retries = s.phase, s.lastErr, s.retries
+	st.Warnings = append([]string(nil), s.at.Warnings...)
+	st.Tables = make([]TableStatus, 0, len(s.tables))
+	for _, t := range s.tables {
+		st.Tables = append(st.Tables, t)
+	}
+	sort.Slice(st.Tables, func(i, j int) bool { return st.Tables[i].Table < st.Tables[j].Table })
+	return st
+}
+
+// maxWarnings bounds the list; the log has them all.
+const maxWarnings = 100
+
+func (s *replicatorStatus) warn(text string) {
+	s.update(func(st *ReplicatorStatus) {
+		for _, w := range st.Warnings {
+			if w == text {
+				return
+			}
+		}
+		if len(st.Warnings) < maxWarnings {
+			st.Warnings = append(st.Warnings, text)
+		}
+	})
+}
+
+func (s *replicatorStatus) clearWarnings(prefix string) {
+	s.update(func(st *ReplicatorStatus) {
+		kept := st.Warnings[:0]
+		for _, w := range st.Warnings {
+			if !strings.HasPrefix(w, prefix) {
+				kept = append(kept, w)
+			}
+		}
+		st.Warnings = kept
+	})
+}
+
+func (s *replicatorStatus) published(end decode.LSN, changes int) {
+	s.update(func(st *ReplicatorStatus) {
+		st.Published = max(st.Published, end)
+		st.Changes += uint64(changes)
+	})
+}
+
+func (s *replicatorStatus) confirmed(lsn decode.LSN) {
+	s.update(func(st *ReplicatorStatus) { st.Confirmed = max(st.Confirmed, lsn) })
+}
+
+func (s *replicatorStatus) copying() {
+	s.update(func(*ReplicatorStatus) { s.tables = map[string]TableStatus{} })
+}
+
+func (s *replicatorStatus) copied() {
+	s.update(func(st *ReplicatorStatus) { st.CopyDone = true })
+}
+
+func (s *replicatorStatus) progress(p flocopy.Progress) {
+	s.update(func(*ReplicatorStatus) {
+		name := p.Table.String()
+		s.tables[name] = TableStatus{Table: name, Bytes: p.Bytes, Rows: p.Rows, Ranges: int(p.Ranges), Done: int(p.RangesDone)}
+	})
+}
+
+type workerStatus struct {
+	commonStatus
+	at WorkerStatus
+}
+
+func (s *workerStatus) update(f func(*WorkerStatus)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(&s.at)
+}
+
+func (s *workerStatus) snapshot() WorkerStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.at
+	st.Phase, st.LastError, st.Retries = s.phase, s.lastErr, s.retries
+	return st
+}
+
+func (s *workerStatus) applied(cp decode.Checkpoint) {
+	s.update(func(st *WorkerStatus) { st.Applied = cp.End })
+}
+
+// wrote counts a batch that the sink has.
+func (s *workerStatus) wrote(b *batch) {
+	s.update(func(st *WorkerStatus) {
+		st.Applied = max(st.Applied, b.Checkpoint.End)
+		st.AppliedAt = time.Now()
+		n := len(b.Changes)
+		if n == 0 {
+			return
+		}
+		if last := b.Changes[n-1]; last.Tx != nil {
+			st.Changes += uint64(n)
+			st.CommitTime = last.Tx.CommitTime
+		}
+	})
+}
+
+func (s *workerStatus) copying(tables int) {
+	s.update(func(st *WorkerStatus) { st.CopyTables, st.CopiedSo = tables, 0 })
+}
+
+func (s *workerStatus) tableCopied() { s.update(func(st *WorkerStatus) { st.CopiedSo++ }) }
+
+func (s *workerStatus) rowsCopied(n uint64) { s.update(func(st *WorkerStatus) { st.CopyRows += n }) }

@@ -1,0 +1,197 @@
+package flo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/sink"
+	"github.com/pgflo/flo/state"
+)
+
+// Worker reads a group's stream in order, applies rules, and writes batches to its sink.
+type Worker struct {
+	cfg     *config
+	opt     *workerConfig
+	log     *slog.Logger
+	tx      sink.Transactional // nil unless the sink is one
+	copy    sink.CopySink      // nil unless the sink is one
+	running atomic.Bool
+	status  workerStatus
+}
+
+// NewWorker makes one worker: the one given by WithSink or WithWorker, of which there must be one. It
+// validates the worker's options and does no I/O.
+func NewWorker(opts ...Option) (*Worker, error) {
+	c := newConfig(opts)
+	c.validateCommon()
+	c.validateWorkers()
+	if len(c.workers) != 1 {
+		c.bad("NewWorker: %d sinks are given (WithSink, WithWorker), want 1", len(c.workers))
+	}
+	if err := errors.Join(c.errs...); err != nil {
+		return nil, err
+	}
+	return newWorker(c, &c.workers[0]), nil
+}
+
+func newWorker(c *config, opt *workerConfig) *Worker {
+	w := &Worker{
+		cfg: c, opt: opt,
+		log:    c.logger.With(slog.String("group", c.group), slog.String("worker", opt.name)),
+		status: workerStatus{commonStatus: commonStatus{phase: PhaseStopped}, at: WorkerStatus{Name: opt.name}},
+	}
+	w.tx = sink.As[sink.Transactional](opt.sink)
+	w.copy = sink.As[sink.CopySink](opt.sink)
+	return w
+}
+
+// Name of the worker.
+func (w *Worker) Name() string { return w.opt.name }
+
+// Run works until ctx ends (and returns nil once the batch in the sink's hands is written), until a
+// CopyOnly copy is applied, or until an error that trying again can't mend. It waits without limit for
+// the stream to be made and for NATS and the sink to come back.
+func (w *Worker) Run(ctx context.Context) error {
+	if !w.running.CompareAndSwap(false, true) {
+		return ErrRunning
+	}
+	defer w.running.Store(false)
+	err := retry(ctx, w.log, &w.status.commonStatus, w.session)
+	if c := sink.As[sink.Closer](w.opt.sink); c != nil {
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
+		defer cancel()
+		if cerr := c.Close(cctx); cerr != nil && err == nil {
+			err = fmt.Errorf("flo: worker %q: closing the sink: %w", w.opt.name, cerr)
+		}
+	}
+	w.status.stop(err)
+	return err
+}
+
+// working is one session of a worker: from a checkpoint until something breaks.
+type working struct {
+	*Worker
+	stream *bus.Stream
+	report *reporter
+	epoch  uint64
+	start  decode.Checkpoint // what the sink holds
+}
+
+func (w *Worker) session(ctx context.Context) error {
+	w.status.set(PhaseConnecting)
+	link, err := w.cfg.connectNATS(ctx)
+	if err != nil {
+		return err
+	}
+	defer link.close()
+	stream, err := bus.Open(ctx, w.cfg.bus(link))
+	if err != nil {
+		return streamError(err)
+	}
+	store, err := state.NewNATS(ctx, link.js, w.cfg.group, w.cfg.replicas, false)
+	if err != nil {
+		return err
+	}
+	s := &working{Worker: w, stream: stream}
+	if err := s.register(ctx, store); err != nil {
+		return err
+	}
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	from, err := s.locate(ctx)
+	if err != nil {
+		return streamError(err)
+	}
+	return streamError(s.run(ctx, from))
+}
+
+// register takes the worker's name for this session: the epoch in its record rises, so that whoever
+// held it before is found out at its next write.
+func (s *working) register(ctx context.Context, store state.Store) error {
+	for {
+		rec, rev, err := store.Worker(ctx, s.opt.name)
+		if err != nil && !errors.Is(err, state.ErrNotFound) {
+			return err
+		}
+		rec.Name = s.opt.name
+		rec.Epoch++
+		rec.Updated = time.Now().UTC()
+		rev, err = store.PutWorker(ctx, rec, rev)
+		if errors.Is(err, state.ErrConflict) {
+			continue // somebody else registers; the later one wins
+		}
+		if err != nil {
+			return err
+		}
+		s.epoch, s.start = rec.Epoch, rec.Checkpoint
+		s.report = newReporter(store, rec, rev)
+		return nil
+	}
+}
+
+// open asks a transactional sink for its checkpoint, which then counts: it stands with the data.
+func (s *working) open(ctx context.Context) error {
+	if s.tx == nil {
+		return nil
+	}
+	cp, err := s.tx.Open(ctx, sink.Start{Group: s.cfg.group, Worker: s.opt.name, Incarnation: s.stream.Incarnation(), Epoch: s.epoch})
+	if err != nil {
+		return s.sinkError(nil, err)
+	}
+	if s.copy != nil && cp.IsZero() && s.start.Incarnation == s.stream.Incarnation() && s.start.Seq == 0 {
+		return nil // the record says how far the copy is; the sink knows each chunk
+	}
+	s.start = cp
+	return nil
+}
+
+// run reads, decodes and writes until ctx ends. The stages overlap: while one batch is written, the
+// next one is decoded and the messages behind it are fetched.
+func (s *working) run(ctx context.Context, from place) error {
+	s.status.set(PhaseStreaming)
+	s.status.applied(s.start)
+	// What the sink has begun is finished even when ctx has ended, within a bound.
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stopTimer := context.AfterFunc(ctx, func() { time.AfterFunc(drainBound, cancel) })
+	defer stopTimer()
+
+	g, gctx := errgroup.WithContext(work)
+	reading, stopReading := context.WithCancelCause(gctx)
+	defer stopReading(nil)
+	defer context.AfterFunc(ctx, func() { stopReading(context.Cause(ctx)) })()
+
+	f := newFeed(s, from)
+	g.Go(func() error { return s.report.run(reading) })
+	g.Go(func() error {
+		defer close(f.out)
+		err := f.run(reading)
+		if ctx.Err() != nil && !fatal(err) {
+			return nil
+		}
+		return err
+	})
+	g.Go(func() error {
+		err := s.write(gctx, f.out)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		return err
+	})
+	err := g.Wait()
+	flush, cancelFlush := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
+	defer cancelFlush()
+	if ferr := s.report.flush(flush); err == nil && ferr != nil {
+		err = ferr
+	}
+	return err
+}

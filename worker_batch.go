@@ -1,0 +1,177 @@
+package flo
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/rules"
+	"github.com/pgflo/flo/sink"
+)
+
+// batch is what the decoding stage builds and the sink's stage writes.
+type batch struct {
+	sink.Batch
+	arena    *decode.Arena
+	bytes    int
+	whole    int           // changes up to the end of the last finished transaction
+	moved    bool          // the checkpoint moved, though perhaps no change came
+	abort    bool          // the sink has to forget the transaction that batches with More began
+	finished bool          // a CopyOnly group ends here
+	barrier  chan struct{} // closed once all batches before it are written; it carries nothing itself
+}
+
+// batchArenas is how many batches exist: one being decoded, one being written, and one between.
+const batchArenas = 3
+
+// newBatch takes an arena that the sink's stage is done with.
+func (f *feed) newBatch() *batch {
+	f.turn = (f.turn + 1) % batchArenas
+	slot := &f.arenas[f.turn]
+	if slot.arena == nil {
+		slot.arena = decode.NewArena()
+	}
+	slot.arena.Reset()
+	slot.batch = &batch{arena: slot.arena}
+	slot.batch.Changes = slot.changes[:0]
+	slot.batch.Checkpoint = f.cp
+	return slot.batch
+}
+
+type arenaSlot struct {
+	arena   *decode.Arena
+	changes []*decode.Change
+	batch   *batch
+}
+
+// add appends a change that passed the rules.
+func (b *batch) add(c *decode.Change, bytes int) {
+	b.Changes = append(b.Changes, c)
+	b.bytes += bytes
+}
+
+func (f *feed) full() bool {
+	return len(f.batch.Changes) >= f.opt.batchSize || f.batch.bytes >= f.opt.batchBytes
+}
+
+// ready reports whether the batch may go as it is: it ends with a whole transaction, and there is
+// something to say.
+func (f *feed) ready() bool {
+	return f.batch.moved && f.batch.whole == len(f.batch.Changes)
+}
+
+// emit hands the batch over and begins another one.
+func (f *feed) emit(ctx context.Context) error {
+	b := f.seal()
+	select {
+	case f.out <- b:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	f.sent()
+	return nil
+}
+
+// barrier returns when the sink has written all that was handed over: from then on it may be called
+// from elsewhere.
+func (f *feed) barrier(ctx context.Context) error {
+	done := make(chan struct{})
+	select {
+	case f.out <- &batch{barrier: done}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// seal readies the batch for the sink.
+func (f *feed) seal() *batch {
+	b := f.batch
+	b.More = b.whole != len(b.Changes) || f.midTransaction() && !b.moved
+	b.Checkpoint = f.cp
+	if b.More {
+		b.Checkpoint = decode.Checkpoint{}
+	}
+	return b
+}
+
+// sent begins another batch. The slot's slice is kept with what it has grown to.
+func (f *feed) sent() {
+	slot := &f.arenas[f.turn]
+	slot.changes = slot.batch.Changes
+	if f.tx != nil && f.batch.More { // the sink reads the Tx that it has; its end is written into another
+		tx := *f.tx
+		f.tx = &tx
+	}
+	f.batch = f.newBatch()
+	f.since = noTime
+}
+
+// binding is a relation as the rules leave it.
+type binding struct {
+	out *decode.Relation
+	fn  rules.Func
+	err error
+}
+
+// bind resolves the rules for a relation, once a version of it.
+func (f *feed) bind(rel *decode.Relation) *binding {
+	b := f.bound[rel]
+	if b == nil {
+		if len(f.bound) >= maxBindings {
+			clear(f.bound)
+		}
+		b = &binding{}
+		b.out, b.fn, b.err = rules.Bind(f.opt.rules, rel)
+		f.bound[rel] = b
+	}
+	return b
+}
+
+// maxBindings bounds how many relation versions are remembered.
+const maxBindings = 10_000
+
+// apply runs the rules on a change, and reports whether it stays.
+func (f *feed) apply(c *decode.Change) (bool, error) {
+	if c.Relation == nil && c.Truncate == nil {
+		return true, nil
+	}
+	if c.Truncate != nil {
+		t := *c.Truncate
+		t.Relations = make([]*decode.Relation, len(c.Truncate.Relations))
+		for i, rel := range c.Truncate.Relations {
+			b := f.bind(rel)
+			if b.err != nil {
+				return false, f.ruleError(c, rel, b.err)
+			}
+			t.Relations[i] = b.out
+		}
+		c.Truncate = &t
+		return true, nil
+	}
+	b := f.bind(c.Relation)
+	if b.err != nil {
+		return false, f.ruleError(c, c.Relation, b.err)
+	}
+	c.Relation = b.out
+	if b.fn == nil {
+		return true, nil
+	}
+	keep, err := b.fn(c)
+	if err != nil {
+		return false, f.ruleError(c, b.out, err)
+	}
+	return keep, nil
+}
+
+func (f *feed) ruleError(c *decode.Change, rel *decode.Relation, err error) error {
+	e := &SinkError{Worker: f.opt.name, Err: fmt.Errorf("rule: %w", err)}
+	e.locate(c)
+	e.Table = rel.Qualified()
+	return e
+}

@@ -1,0 +1,405 @@
+package flo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/wire"
+)
+
+// feed is the decoding stage: it reads messages in order, checks that each continues the worker's
+// own position, and makes batches of them.
+type feed struct {
+	*working
+	out    chan *batch // unbuffered: the sink's stage takes a batch when it is free
+	place  place
+	parser *decode.Parser
+	bound  map[*decode.Relation]*binding
+	arenas [batchArenas]arenaSlot
+	turn   int
+	batch  *batch
+	since  time.Time // when the batch got its first change; noTime: it is empty
+
+	pos      wire.Point        // taken up to here
+	cp       decode.Checkpoint // the last finished transaction that was taken
+	accepted int               // messages taken in this session
+	parts    []byte            // of a message that came in parts
+	part     uint32            // the next part that is due
+
+	tx       *decode.Tx // nil outside transactions and while skipping
+	ordinal  uint64
+	skipping bool
+	handed   bool // a batch of the open transaction was emitted
+
+	copying    *attempt // collecting the tables of an attempt's copy
+	superseded uint32   // an attempt that was given up: nothing counts until a later one starts
+}
+
+var noTime time.Time
+
+func newFeed(s *working, at place) *feed {
+	f := &feed{working: s, out: make(chan *batch), place: at, pos: at.pos, cp: at.cp, parser: decode.NewParser(), bound: map[*decode.Relation]*binding{}}
+	f.batch = f.newBatch()
+	return f
+}
+
+// errReposition says that a message doesn't continue the worker's position: the session begins again
+// and searches the stream by position.
+var errReposition = errors.New("flo: the stream does not continue the worker's position")
+
+// run reads until ctx ends or something breaks.
+func (f *feed) run(ctx context.Context) error {
+	reader := f.stream.Read(ctx, f.stream.ChangesSubject(), f.place.seq, bus.ReaderOptions{})
+	defer reader.Close()
+	msgs := make(chan bus.Message)
+	failed := make(chan error, 1)
+	rctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	pump := make(chan struct{})
+	go func() {
+		defer close(pump)
+		for {
+			m, err := reader.Next(rctx)
+			if err != nil {
+				failed <- err
+				return
+			}
+			select {
+			case msgs <- m:
+			case <-rctx.Done():
+				return
+			}
+		}
+	}()
+	defer func() { cancel(); <-pump }()
+	for {
+		out, due := f.offer()
+		select {
+		case m := <-msgs:
+			if err := f.message(ctx, m); err != nil {
+				return err
+			}
+		case out <- f.batch:
+			f.sent()
+		case <-due:
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// offer readies the batch for the sink's stage, if it may go now; otherwise due says when to ask again.
+func (f *feed) offer() (out chan<- *batch, due <-chan time.Time) {
+	if !f.ready() {
+		return nil, nil
+	}
+	if f.since == noTime {
+		f.since = time.Now()
+	}
+	if wait := f.opt.flushInterval - time.Since(f.since); wait > 0 && !f.full() {
+		return nil, time.After(wait)
+	}
+	f.seal()
+	return f.out, nil
+}
+
+// message takes one message of `changes`.
+func (f *feed) message(ctx context.Context, m bus.Message) error {
+	h, body, err := wire.Parse(m.Data)
+	if err != nil {
+		return fmt.Errorf("flo: message %d of the stream: %w", m.Seq, err)
+	}
+	if body, ok := f.join(&h, body); ok {
+		if err := f.whole(ctx, m.Seq, &h, body); err != nil {
+			return err
+		}
+		f.accepted++
+	}
+	return nil
+}
+
+// join puts the parts of a large message together. A part that isn't the next one begins anew: a
+// writer that died between two parts leaves the first ones behind.
+func (f *feed) join(h *wire.Header, body []byte) ([]byte, bool) {
+	if h.Parts <= 1 {
+		f.parts, f.part = nil, 0
+		return body, true
+	}
+	if h.Part != f.part {
+		f.parts, f.part = nil, 0
+		if h.Part != 0 {
+			return nil, false // its beginning is missing; the message that follows shows whether that matters
+		}
+	}
+	if h.Part == 0 {
+		f.parts = make([]byte, 0, (len(body)+wire.HeaderRoom)*int(min(h.Parts, maxPartsHint)))
+	}
+	f.parts = append(f.parts, body...)
+	f.part++
+	if f.part < h.Parts {
+		return nil, false
+	}
+	whole := f.parts
+	f.parts, f.part = nil, 0
+	return whole, true
+}
+
+// maxPartsHint bounds the memory that is reserved on a header's word.
+const maxPartsHint = 256
+
+// whole takes one whole message, if it continues the worker's position.
+func (f *feed) whole(ctx context.Context, seq uint64, h *wire.Header, body []byte) error {
+	if f.superseded != 0 && h.Attempt <= f.superseded {
+		return nil
+	}
+	if !f.continues(h) {
+		if !f.newAttempt(h, body) {
+			if h.To.End <= f.pos.End && !h.To.Open && !f.pos.Open {
+				return nil // all of it is applied: filled up again after a rollback
+			}
+			if f.accepted > 0 {
+				return fmt.Errorf("%w: at %s, message %d continues %s", errReposition, f.pos.End, seq, h.From.End)
+			}
+			return f.gap(f.pos, seq, h.From)
+		}
+	}
+	if h.From.Open && !f.pos.Open {
+		f.skipping = true // the rest of a transaction that is applied
+	}
+	rec := wire.Record{}
+	var err error
+	for len(body) > 0 {
+		if rec, body, err = wire.Next(body); err != nil {
+			return fmt.Errorf("flo: message %d of the stream: %w", seq, err)
+		}
+		if err := f.record(ctx, seq, h, rec); err != nil {
+			return err
+		}
+	}
+	f.reach(seq, h)
+	return nil
+}
+
+// continues reports whether a message goes on where the worker stands: exactly, or by holding
+// transactions that are applied already before the next one.
+func (f *feed) continues(h *wire.Header) bool {
+	if f.pos.Open {
+		return h.From.Open && h.From.LSN == f.pos.LSN && h.From.Ordinal == f.pos.Ordinal && h.From.End == f.pos.End
+	}
+	if h.From.Open {
+		// Only the rest of an applied transaction can be skipped; of another one the beginning is missing.
+		return h.From.LSN < f.pos.End && h.From.End <= f.pos.End && h.To.End >= f.pos.End
+	}
+	return h.From.End == f.pos.End || h.From.End < f.pos.End && (h.To.End > f.pos.End || h.To.Open)
+}
+
+// newAttempt reports whether a message starts a later copy attempt, which counts wherever the worker stands.
+func (f *feed) newAttempt(h *wire.Header, body []byte) bool {
+	if h.Attempt <= f.cp.Attempt {
+		return false
+	}
+	rec, _, err := wire.Next(body)
+	return err == nil && (rec.Type == wire.RecInit || rec.Type == wire.RecStart)
+}
+
+// reach moves the position to the message's end.
+func (f *feed) reach(seq uint64, h *wire.Header) {
+	if !h.To.Open && h.To.End < f.pos.End {
+		return // it ended within what is applied
+	}
+	if h.To.Open && h.To.LSN < f.pos.End {
+		return // within a transaction that is applied
+	}
+	f.pos = h.To
+	if !h.To.Open && f.copying == nil {
+		f.finish(seq, h, h.To)
+	}
+}
+
+// finish moves the checkpoint to a finished transaction's end (or an idle position).
+func (f *feed) finish(seq uint64, h *wire.Header, at wire.Point) {
+	if f.cp.Seq == seq && f.cp.End == at.End {
+		return
+	}
+	f.cp = decode.Checkpoint{
+		Incarnation: f.stream.Incarnation(), Seq: seq, LSN: at.LSN, End: at.End, Session: h.Session, Attempt: f.cp.Attempt,
+	}
+	f.batch.moved = true
+	f.batch.whole = len(f.batch.Changes)
+	f.batch.Checkpoint = f.cp
+}
+
+func (f *feed) midTransaction() bool { return f.tx != nil }
+
+// record takes one record of a message.
+func (f *feed) record(ctx context.Context, seq uint64, h *wire.Header, rec wire.Record) error {
+	switch rec.Type {
+	case wire.RecDescribe:
+		return f.parser.DescribeJSON(rec.Data)
+	case 'Y':
+		return f.parser.Type(rec.Data)
+	case 'R':
+		_, err := f.parser.Relation(rec.Data)
+		return err
+	case 'B':
+		return f.begin(ctx, seq, h, rec.Data)
+	case 'C':
+		return f.commit(ctx, seq, h, rec.Data)
+	case 'O':
+		if f.tx != nil {
+			name, _, err := decode.ParseOrigin(rec.Data)
+			f.tx.Origin = name
+			return err
+		}
+		return nil
+	case 'I', 'U', 'D', 'T', 'M':
+		return f.change(ctx, rec.Data)
+	case wire.RecAbort:
+		return f.aborted(ctx)
+	case wire.RecInit, wire.RecIdle, wire.RecBarrier:
+		return nil
+	case wire.RecStart:
+		return f.started(ctx, seq, h, rec)
+	case wire.RecCopyBegin:
+		return f.copyBegin(ctx, seq, h, rec)
+	case wire.RecCopyDone:
+		return f.copyDone(rec)
+	}
+	return fmt.Errorf("%w: record %#x in message %d is not known: upgrade the worker", wire.ErrFormat, byte(rec.Type), seq)
+}
+
+func (f *feed) begin(ctx context.Context, seq uint64, h *wire.Header, frame []byte) error {
+	b, err := decode.ParseBegin(frame)
+	if err != nil {
+		return err
+	}
+	if b.CommitLSN < f.pos.End {
+		f.skipping = true
+		return nil
+	}
+	if h.To.Open && h.To.LSN == b.CommitLSN {
+		// The transaction goes on in other messages. It gets batches of its own, so that those before
+		// it don't wait for its end.
+		if f.batch.moved {
+			if err := f.emit(ctx); err != nil {
+				return err
+			}
+		}
+		if f.tx0() {
+			aborted, err := f.lookAhead(ctx, seq, b.CommitLSN)
+			if err != nil {
+				return err
+			}
+			if aborted {
+				f.skipping = true
+				return nil
+			}
+		}
+	}
+	f.tx = &decode.Tx{XID: b.XID, CommitLSN: b.CommitLSN, CommitTime: b.CommitTime}
+	f.ordinal, f.handed = 0, false
+	f.pos = wire.Point{LSN: b.CommitLSN, End: f.pos.End, Open: true}
+	return nil
+}
+
+// tx0 reports whether the sink may be shown a transaction only once its end is in the stream.
+func (f *feed) tx0() bool { return f.working.tx == nil }
+
+func (f *feed) commit(ctx context.Context, seq uint64, h *wire.Header, frame []byte) error {
+	if f.tx == nil {
+		f.skipping = false
+		return nil
+	}
+	c, err := decode.ParseCommit(frame)
+	if err != nil {
+		return err
+	}
+	f.tx.EndLSN = c.EndLSN
+	f.tx = nil
+	f.pos = wire.Point{LSN: c.CommitLSN, End: c.EndLSN}
+	f.finish(seq, h, f.pos)
+	f.batch.moved = true
+	if f.handed || f.full() {
+		f.handed = false
+		return f.emit(ctx)
+	}
+	return nil
+}
+
+func (f *feed) change(ctx context.Context, frame []byte) error {
+	if f.skipping {
+		return nil
+	}
+	if f.tx == nil {
+		return fmt.Errorf("%w: change outside a transaction", decode.ErrMalformed)
+	}
+	f.ordinal++
+	c, err := f.parser.Change(frame, f.batch.arena)
+	if err != nil {
+		return fmt.Errorf("flo: change %s: %w", decode.Position{LSN: f.tx.CommitLSN, Ordinal: f.ordinal}, err)
+	}
+	c.Tx, c.Ordinal = f.tx, f.ordinal
+	keep, err := f.apply(c)
+	if err != nil {
+		return err
+	}
+	if keep {
+		f.batch.add(c, len(frame))
+	}
+	if f.full() {
+		f.handed = true
+		return f.emit(ctx)
+	}
+	return nil
+}
+
+// aborted forgets the open transaction: it comes again, whole.
+func (f *feed) aborted(ctx context.Context) error {
+	f.skipping = false
+	if f.tx == nil {
+		return nil
+	}
+	f.tx = nil
+	f.pos = wire.Point{LSN: f.cp.LSN, End: f.pos.End}
+	f.batch.Changes = f.batch.Changes[:f.batch.whole]
+	if !f.handed {
+		return nil
+	}
+	f.handed = false
+	f.batch.abort = true
+	return f.emit(ctx)
+}
+
+// lookAhead finds out, for a sink that can't take a transaction back, how one that goes on in later
+// messages ends: it waits until its end is in the stream. Only headers are kept.
+func (f *feed) lookAhead(ctx context.Context, seq uint64, lsn decode.LSN) (aborted bool, err error) {
+	r := f.stream.Read(ctx, f.stream.ChangesSubject(), seq+1, bus.ReaderOptions{})
+	defer r.Close()
+	for {
+		m, err := r.Next(ctx)
+		if err != nil {
+			return false, err
+		}
+		h, body, err := wire.Parse(m.Data)
+		if err != nil {
+			return false, err
+		}
+		if h.To.Open && h.To.LSN == lsn || h.Part+1 < h.Parts {
+			continue
+		}
+		if h.Parts > 1 {
+			return false, nil // markers are never cut
+		}
+		err = wire.Walk(body, func(rec wire.Record) error {
+			aborted = aborted || rec.Type == wire.RecAbort
+			return nil
+		})
+		return aborted, err
+	}
+}
