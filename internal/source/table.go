@@ -42,7 +42,8 @@ func (t *Table) quoted() string { return names.Qualified(t.Schema, t.Name) }
 
 // identityIndex is the index that serves as the replica identity of c, as the server chooses it: valid,
 // unique, immediate and whole (RelationGetIndexList in src/backend/utils/cache/relcache.c).
-const identityIndex = `(SELECT i.indkey::int2[] FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indisunique
+// indkey counts from 0; columns of INCLUDE stand behind the key's.
+const identityIndex = `(SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indisunique
 	AND i.indimmediate AND i.indpred IS NULL
 	AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))`
 
@@ -92,7 +93,7 @@ const typeKind = `CASE WHEN t.typtype = 'b' AND t.typcategory = 'A' THEN 'a' ELS
 // readColumns reads the columns that pgoutput describes.
 func readColumns(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32][]decode.Column, error) {
 	rows, err := conn.Query(ctx, `
-		SELECT c.oid, a.attname::text, a.atttypmod, c.relreplident = 'f' OR COALESCE(a.attnum = ANY (`+identityIndex+`), false),
+		SELECT c.oid, a.attname::text, a.atttypmod, c.relreplident = 'f' OR a.attnum = ANY (COALESCE(`+identityIndex+`, '{}')),
 			t.oid, tn.nspname::text, t.typname::text, `+typeKind+`
 		FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
 			JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
