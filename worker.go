@@ -92,13 +92,9 @@ func (w *Worker) session(ctx context.Context) error {
 		return err
 	}
 	defer link.close()
-	stream, err := bus.Open(ctx, w.cfg.bus(link))
+	stream, store, err := w.waitForStream(ctx, link)
 	if err != nil {
 		return streamError(err)
-	}
-	store, err := state.NewNATS(ctx, link.js, w.cfg.group, w.cfg.replicas, false)
-	if err != nil {
-		return err
 	}
 	s := &working{Worker: w, stream: stream}
 	if err := s.register(ctx, store); err != nil {
@@ -112,6 +108,29 @@ func (w *Worker) session(ctx context.Context) error {
 		return streamError(err)
 	}
 	return streamError(s.run(ctx, from))
+}
+
+// waitPoll is how often a worker looks for what the replicator makes at its first start.
+const waitPoll = 100 * time.Millisecond
+
+// waitForStream opens the group's stream and state, which the replicator makes.
+func (w *Worker) waitForStream(ctx context.Context, link *link) (*bus.Stream, state.Store, error) {
+	for {
+		stream, err := bus.Open(ctx, w.cfg.bus(link))
+		if err == nil {
+			var store state.Store
+			if store, err = state.NewNATS(ctx, link.js, w.cfg.group, w.cfg.replicas, false); err == nil {
+				return stream, store, nil
+			}
+		}
+		if !errors.Is(err, bus.ErrNoStream) && !errors.Is(err, state.ErrNotFound) {
+			return nil, nil, err
+		}
+		w.status.set(PhaseWaiting)
+		if err := pollWait(ctx, waitPoll); err != nil {
+			return nil, nil, err
+		}
+	}
 }
 
 // register takes the worker's name for this session: the epoch in its record rises, so that whoever
@@ -181,11 +200,8 @@ func (s *working) run(ctx context.Context, from place) error {
 		return err
 	})
 	g.Go(func() error {
-		err := s.write(gctx, f.out)
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		return err
+		defer cancel() // CopyOnly: nothing is read behind the end
+		return s.write(gctx, f.out)
 	})
 	err := g.Wait()
 	flush, cancelFlush := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
