@@ -152,13 +152,14 @@ func (p *Publisher) resolve() {
 	p.mu.Lock()
 	n := p.fails - 1
 	p.mu.Unlock()
-	var low time.Time // since when the last sequence is too low
+	var low time.Time   // since when the last sequence is too low
+	var verified uint64 // messages below it are known: a bad connection must not undo all the work
 	for ; ; n++ {
 		if n > 0 && pause(p.ctx, backoff(n)) != nil {
 			return // run sees the context
 		}
 		p.forget()
-		stored, err := p.stored()
+		stored, err := p.stored(&verified)
 		switch {
 		case err == nil:
 			p.forget() // what is sent now goes over the connection that answered, or a newer one
@@ -203,7 +204,7 @@ func (p *Publisher) forget() {
 // on: every message from the one below the window up to the stream's last must be of this session
 // (below its first: of the session that stood there). Messages that are gone were purged, which only
 // the active writer's process does.
-func (p *Publisher) stored() (uint64, error) {
+func (p *Publisher) stored(verified *uint64) (uint64, error) {
 	ask := func(f func(context.Context) error) error {
 		ctx, cancel := context.WithTimeout(p.ctx, resolveTimeout)
 		defer cancel()
@@ -223,7 +224,11 @@ func (p *Publisher) stored() (uint64, error) {
 	if info.LastSeq >= base && info.LastSeq > maxSent {
 		return 0, fmt.Errorf("%w: last sequence %d, this writer sent up to %d", ErrFenced, info.LastSeq, maxSent)
 	}
-	for seq := max(base-1, 1); seq <= info.LastSeq; seq++ {
+	if info.LastSeq+1 < *verified {
+		*verified = 0
+	}
+	for seq := max(base-1, *verified, 1); seq <= info.LastSeq; seq++ {
+		*verified = seq
 		var m Message
 		err := ask(func(ctx context.Context) (err error) { m, err = p.s.Get(ctx, seq); return err })
 		if errors.Is(err, ErrEmpty) {

@@ -54,7 +54,8 @@ type Reader struct {
 	when time.Time // its time
 
 	sub      *nats.Subscription // nil: no consumer
-	msgs     chan *nats.Msg
+	msgs     chan *nats.Msg     // unbuffered; what waits for it is bounded by credit
+	stop     chan struct{}      // closed to let go of sub's goroutine
 	status   chan nats.Status
 	consumer string
 	count    uint64 // deliveries of the consumer so far
@@ -63,7 +64,7 @@ type Reader struct {
 	heard    time.Time
 	checked  time.Time
 	fails    int
-	closed   bool
+	err      error // why it ended for good
 }
 
 // Read makes a reader from a sequence on (0 is 1), of the messages whose subject matches filter: a
@@ -79,8 +80,17 @@ func (s *Stream) Read(ctx context.Context, filter string, from uint64, opt Reade
 // Next waits for the next message. It tries for ever while NATS is away. The message is the
 // caller's. Errors: those of the two contexts, ErrRolledBack when the stream no longer holds what
 // the reader has seen or was told to start behind, ErrStreamGone, *ConfigError, ErrClosed. After an
-// error of a context it may be called again.
+// error of a context it may be called again; the others last.
 func (r *Reader) Next(ctx context.Context) (Message, error) {
+	m, err := r.wait(ctx)
+	if err != nil && permanent(err) && r.err == nil {
+		r.drop()
+		r.err = err
+	}
+	return m, err
+}
+
+func (r *Reader) wait(ctx context.Context) (Message, error) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -115,15 +125,17 @@ func (r *Reader) Pos() uint64 { return r.next }
 // Close ends the reader. It may be called twice.
 func (r *Reader) Close() {
 	r.drop()
-	r.closed = true
+	if r.err == nil {
+		r.err = ErrClosed
+	}
 }
 
 // ready sees that there is a consumer and an open request.
 func (r *Reader) ready(ctx context.Context) error {
 	for {
 		switch {
-		case r.closed:
-			return ErrClosed
+		case r.err != nil:
+			return r.err
 		case r.ctx.Err() != nil:
 			return r.ctx.Err()
 		case ctx.Err() != nil:
@@ -178,10 +190,19 @@ func (r *Reader) open(ctx context.Context) error {
 		return fmt.Errorf("bus: read stream %s: %w", r.s.name, mapError(err))
 	}
 	r.consumer = c.CachedInfo().Name
-	// What two requests bring, and the statuses of all the requests that can be open meanwhile.
-	r.msgs = make(chan *nats.Msg, 3*pullBatch)
-	r.sub, err = nc.ChanSubscribe(nc.NewInbox(), r.msgs)
+	msgs, stop := make(chan *nats.Msg), make(chan struct{})
+	r.msgs, r.stop = msgs, stop
+	r.sub, err = nc.Subscribe(nc.NewInbox(), func(m *nats.Msg) {
+		select {
+		case msgs <- m:
+		case <-stop:
+		}
+	})
 	if err != nil {
+		return fmt.Errorf("bus: read stream %s: %w", r.s.name, err)
+	}
+	// The server sends no more than was asked for: nothing may be dropped here.
+	if err := r.sub.SetPendingLimits(-1, -1); err != nil {
 		return fmt.Errorf("bus: read stream %s: %w", r.s.name, err)
 	}
 	r.limit = max(r.limit, 2*(int(nc.MaxPayload())+messageRoom))
@@ -248,6 +269,9 @@ func (r *Reader) reset(reason error) {
 
 func (r *Reader) drop() {
 	nc := r.s.js.Conn()
+	if r.stop != nil {
+		close(r.stop)
+	}
 	if r.sub != nil {
 		_ = r.sub.Unsubscribe() // it fails only on a closed connection
 	}
@@ -260,7 +284,7 @@ func (r *Reader) drop() {
 		_ = r.s.js.DeleteConsumer(ctx, r.s.name, r.consumer)
 		cancel()
 	}
-	r.sub, r.msgs, r.status, r.consumer = nil, nil, nil, ""
+	r.sub, r.msgs, r.stop, r.status, r.consumer = nil, nil, nil, nil, ""
 }
 
 // pullRequest is the body of a request for messages (NATS ADR-13).
