@@ -3,6 +3,7 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/pgsession"
@@ -113,17 +114,20 @@ func lastingState(code string) bool {
 }
 
 // staleCatalog reports whether err may come from a table that has changed since it was looked up.
+// Class 22 is among them: a column that was given a wider type refuses values as its old type.
 // https://www.postgresql.org/docs/current/errcodes-appendix.html
 func staleCatalog(err error) bool {
-	switch pgsession.SQLState(err) {
+	code := pgsession.SQLState(err)
+	switch code {
 	case "0A000", // cached plan must not change result type
 		"26000",                   // prepared statement does not exist
 		"42P01", "42703", "42704", // table, column, object undefined
 		"42P10",          // no unique index for ON CONFLICT
 		"42804", "42883", // datatype mismatch, no such operator
-		"428C9",          // generated always
-		"XX000", "22P03": // cache lookup failed for a type that was dropped
+		"428C9", // generated always
+		"55000", // a key that has become deferrable cannot arbitrate ON CONFLICT
+		"XX000": // cache lookup failed for a type that was dropped
 		return true
 	}
-	return false
+	return strings.HasPrefix(code, "22")
 }

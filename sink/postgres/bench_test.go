@@ -1,0 +1,108 @@
+package postgres
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/flotest"
+	"github.com/pgflo/flo/sink"
+)
+
+const benchDDL = `CREATE TABLE b (id bigint PRIMARY KEY, n int, name text, amount numeric, doc jsonb, at timestamptz, note text)`
+
+func benchValues(i int) []string {
+	return []string{
+		fmt.Sprint(i), fmt.Sprint(i % 1000), "name of row " + fmt.Sprint(i), fmt.Sprintf("%d.25", i),
+		`{"a": 1, "b": "some text", "c": [1, 2, 3]}`, "2024-03-04 05:06:07.123456+00", strings.Repeat("note ", 20),
+	}
+}
+
+func benchRow(i int) decode.Row {
+	var values []any
+	for _, v := range benchValues(i) {
+		values = append(values, v)
+	}
+	return row(values...)
+}
+
+func benchSink(b *testing.B, n int) (*Sink, *flotest.DB) {
+	db := flotest.Postgres(b)
+	db.Exec(b, benchDDL)
+	s := newSink(b, db.URL, WithConnections(n))
+	if _, err := s.Open(b.Context(), sink.Start{Group: "g", Worker: "w", Epoch: 1}); err != nil {
+		b.Fatal(err)
+	}
+	return s, db
+}
+
+func benchWrite(b *testing.B, rows int, change func(i int) *decode.Change) {
+	s, db := benchSink(b, 1)
+	if change(0).Op != decode.OpInsert {
+		db.Exec(b, `INSERT INTO b SELECT i, 1, 'x', 1, '{}', now(), 'x' FROM generate_series(0, 199999) i; VACUUM ANALYZE b`)
+	}
+	batch := make([]*decode.Change, rows)
+	done := 0
+	b.ResetTimer()
+	for b.Loop() {
+		b.StopTimer()
+		for i := range batch {
+			batch[i] = change(done)
+			done++
+		}
+		b.StartTimer()
+		err := s.Write(b.Context(), &sink.Batch{Changes: batch, Epoch: 1, Checkpoint: decode.Checkpoint{Seq: uint64(done)}})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(done)/b.Elapsed().Seconds(), "rows/s")
+}
+
+func BenchmarkWrite(b *testing.B) {
+	r := rel("b", "*id", "n", "name", "amount", "doc", "at", "note")
+	ins := func(i int) *decode.Change { return &decode.Change{Op: decode.OpInsert, Relation: r, New: benchRow(i)} }
+	upd := func(i int) *decode.Change {
+		return &decode.Change{Op: decode.OpUpdate, Relation: r, New: benchRow(i % 200000)}
+	}
+	b.Run("insert/1000", func(b *testing.B) { benchWrite(b, 1000, ins) })
+	b.Run("update/1000", func(b *testing.B) { benchWrite(b, 1000, upd) })
+	b.Run("insert/1", func(b *testing.B) { benchWrite(b, 1, ins) })
+}
+
+func BenchmarkWriteChunk(b *testing.B) {
+	for _, connections := range []int{1, 2} {
+		b.Run(fmt.Sprintf("connections=%d", connections), func(b *testing.B) {
+			const rows = 4000
+			s, _ := benchSink(b, connections)
+			t := sink.CopyTable{Relation: rel("b", "*id", "n", "name", "amount", "doc", "at", "note"), Source: 1, Attempt: 1, Point: 1}
+			if err := s.BeginTable(b.Context(), t); err != nil {
+				b.Fatal(err)
+			}
+			chunks := make([]*sink.CopyChunk, b.N)
+			size := 0
+			for c := range chunks {
+				var data strings.Builder
+				for i := range rows {
+					data.WriteString(strings.Join(benchValues(c*rows+i), "\t") + "\n")
+				}
+				size = data.Len()
+				chunks[c] = &sink.CopyChunk{Table: t, ID: decode.CopyID{Table: 1, Attempt: 1, Row: uint64(c * rows)}, Rows: rows, Data: []byte(data.String()), Epoch: 1}
+			}
+			b.SetBytes(int64(size))
+			b.ResetTimer()
+			var g errgroup.Group
+			g.SetLimit(connections)
+			for _, c := range chunks {
+				g.Go(func() error { return s.WriteChunk(b.Context(), c) })
+			}
+			if err := g.Wait(); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(rows*b.N)/b.Elapsed().Seconds(), "rows/s")
+		})
+	}
+}
