@@ -1,165 +1,262 @@
 package state
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
+	"slices"
 	"strings"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// kv keeps a group's records in a NATS KV bucket, one key each, as JSON that people can read.
-type kv struct {
-	js     jetstream.JetStream
-	bucket string
-	kv     jetstream.KeyValue
-}
+// ErrBucket says that the group's bucket exists with settings that flo can't work with.
+var ErrBucket = errors.New("state: the bucket has settings that flo can't work with")
 
 const (
-	replicatorKey = "replicator"
-	workerPrefix  = "workers."
+	keyReplicator = "replicator"
+	keyWorkers    = "workers."
+	// requestTimeout bounds one request; a context may end it sooner.
+	requestTimeout = 10 * time.Second
 )
 
-// BucketName of a group.
+// BucketName is the name of the NATS key-value bucket of a group's records.
 func BucketName(group string) string { return "flo_" + group }
 
-var workerName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
-
-// NewNATS opens the group's bucket, or with create makes it. A bucket that doesn't exist is
-// ErrNotFound. Reads are answered by the bucket's leader, never by a replica that may be behind.
-func NewNATS(ctx context.Context, js jetstream.JetStream, group string, replicas int, create bool) (Store, error) {
-	name := BucketName(group)
-	b, err := js.KeyValue(ctx, name)
-	if errors.Is(err, jetstream.ErrBucketNotFound) && create {
-		b, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: name, Description: "flo: state of group " + group, Replicas: max(replicas, 1), Storage: jetstream.FileStorage,
-		})
-		if errors.Is(err, jetstream.ErrBucketExists) {
-			b, err = js.KeyValue(ctx, name)
-		}
-	}
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		return nil, fmt.Errorf("%w: bucket %s: start the group's replicator first", ErrNotFound, name)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("state: bucket %s: %w", name, err)
-	}
-	s := &kv{js: js, bucket: name, kv: b}
-	return s, s.readFromLeader(ctx)
+// natsStore keeps the records in a NATS key-value bucket (NATS ADR-8).
+type natsStore struct {
+	js     jetstream.JetStream
+	kv     jetstream.KeyValue
+	stream jetstream.Stream
+	bucket string
 }
 
-// readFromLeader turns direct reads off: nats.go makes buckets with them, and a replica that is
-// behind may answer them. Get looks at the setting that was read when the bucket was opened.
-func (s *kv) readFromLeader(ctx context.Context) error {
-	str, err := s.js.Stream(ctx, "KV_"+s.bucket)
+// NewNATS opens the group's bucket, BucketName(group), or makes it if create is set; without it a
+// missing bucket is ErrNotFound. replicas is used when it is made; 0 is 1. Keys are "replicator" and
+// "workers.<name>", values JSON: `nats kv get flo_<group> replicator`.
+//
+// The bucket is made without direct reads, which a replica that is behind may answer: the client
+// asks the stream's leader then. They are turned off in a bucket that allows them if create is set;
+// else it is ErrBucket, as one whose values expire or that is a mirror is in any case.
+func NewNATS(ctx context.Context, js jetstream.JetStream, group string, replicas int, create bool) (Store, error) {
+	if err := CheckName(group); err != nil {
+		return nil, fmt.Errorf("state: group: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s := &natsStore{js: js, bucket: BucketName(group)}
+	err := s.open(ctx, create)
+	if errors.Is(err, ErrNotFound) && create {
+		// Not by CreateKeyValue, which always allows direct reads.
+		_, err = js.CreateStream(ctx, bucketConfig(s.bucket, replicas))
+		if err == nil || errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // or somebody was faster
+			err = s.open(ctx, create)
+		}
+	}
 	if err != nil {
-		return fmt.Errorf("state: bucket %s: %w", s.bucket, err)
+		return nil, err
 	}
-	cfg := str.CachedInfo().Config
-	if cfg.AllowDirect {
-		cfg.AllowDirect = false
-		if _, err := s.js.UpdateStream(ctx, cfg); err != nil {
-			return fmt.Errorf("state: bucket %s: turning direct reads off: %w", s.bucket, err)
-		}
-		if s.kv, err = s.js.KeyValue(ctx, s.bucket); err != nil {
-			return fmt.Errorf("state: bucket %s: %w", s.bucket, err)
+	return s, nil
+}
+
+// bucketConfig is what a bucket with one revision of each key is, in terms of its stream.
+func bucketConfig(bucket string, replicas int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              "KV_" + bucket,
+		Description:       "flo: state of the group's replicator and workers",
+		Subjects:          []string{"$KV." + bucket + ".>"},
+		Storage:           jetstream.FileStorage,
+		Replicas:          max(replicas, 1),
+		MaxMsgsPerSubject: 1,
+		MaxBytes:          -1,
+		MaxMsgs:           -1,
+		MaxMsgSize:        -1,
+		MaxConsumers:      -1,
+		Discard:           jetstream.DiscardNew,
+		AllowRollup:       true,
+		DenyDelete:        true,
+		AllowDirect:       false,
+	}
+}
+
+func (s *natsStore) open(ctx context.Context, mend bool) error {
+	stream, err := s.js.Stream(ctx, "KV_"+s.bucket)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("%w: no bucket %s: start the group's replicator first", ErrNotFound, s.bucket)
+	}
+	if err != nil {
+		return fmt.Errorf("state: open bucket %s: %w", s.bucket, err)
+	}
+	c := stream.CachedInfo().Config
+	if c.AllowDirect && mend && c.Mirror == nil {
+		c.AllowDirect = false
+		if stream, err = s.js.UpdateStream(ctx, c); err != nil {
+			return fmt.Errorf("state: turn direct reads of bucket %s off: %w", s.bucket, err)
 		}
 	}
+	var differs []string
+	if c.AllowDirect {
+		differs = append(differs, "it allows direct reads: nats stream edit KV_"+s.bucket+" --no-allow-direct")
+	}
+	if c.MaxAge != 0 {
+		differs = append(differs, "its values expire: nats stream edit KV_"+s.bucket+" --max-age 0")
+	}
+	if c.Mirror != nil {
+		differs = append(differs, "it is a mirror: give flo the original, or another group name")
+	}
+	if differs != nil {
+		return fmt.Errorf("%w: %s: %s", ErrBucket, s.bucket, strings.Join(differs, "; "))
+	}
+	// The client reads from the leader because of what it finds here, AllowDirect off.
+	kv, err := s.js.KeyValue(ctx, s.bucket)
+	if err != nil {
+		return fmt.Errorf("state: open bucket %s: %w", s.bucket, err)
+	}
+	s.kv, s.stream = kv, stream
 	return nil
 }
 
-func (s *kv) get(ctx context.Context, key string, v any) (uint64, error) {
+// get reads one record.
+func (s *natsStore) get(ctx context.Context, key string, into any) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
 	e, err := s.kv.Get(ctx, key)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return 0, fmt.Errorf("%w: %s in bucket %s", ErrNotFound, key, s.bucket)
+	if errors.Is(err, jetstream.ErrKeyNotFound) || gone(err) {
+		return 0, fmt.Errorf("%w: %s", ErrNotFound, key)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("state: reading %s from bucket %s: %w", key, s.bucket, err)
+		return 0, fmt.Errorf("state: read %s: %w", key, err)
 	}
-	if err := json.Unmarshal(e.Value(), v); err != nil {
+	if err := json.Unmarshal(e.Value(), into); err != nil {
 		return 0, fmt.Errorf("state: %s in bucket %s is not a record of flo: %w", key, s.bucket, err)
 	}
 	return e.Revision(), nil
 }
 
-func (s *kv) Replicator(ctx context.Context) (r Replicator, err error) {
-	_, err = s.get(ctx, replicatorKey, &r)
+// gone reports whether the bucket itself was deleted.
+func gone(err error) bool {
+	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrBucketNotFound)
+}
+
+// Replicator implements Store.
+func (s *natsStore) Replicator(ctx context.Context) (r Replicator, err error) {
+	_, err = s.get(ctx, keyReplicator, &r)
 	return r, err
 }
 
-func (s *kv) PutReplicator(ctx context.Context, r Replicator) error {
-	data, err := json.Marshal(r)
+// PutReplicator implements Store.
+func (s *natsStore) PutReplicator(ctx context.Context, r Replicator) error {
+	value, err := json.Marshal(r)
 	if err != nil {
-		return err
+		return fmt.Errorf("state: %w", err)
 	}
-	if _, err := s.kv.Put(ctx, replicatorKey, data); err != nil {
-		return fmt.Errorf("state: writing %s to bucket %s: %w", replicatorKey, s.bucket, err)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if _, err := s.kv.Put(ctx, keyReplicator, value); err != nil {
+		return fmt.Errorf("state: write %s: %w", keyReplicator, err)
 	}
 	return nil
 }
 
-func (s *kv) Workers(ctx context.Context) ([]Worker, error) {
-	keys, err := s.kv.ListKeysFiltered(ctx, workerPrefix+"*")
-	if err != nil {
-		return nil, fmt.Errorf("state: listing bucket %s: %w", s.bucket, err)
+// Workers implements Store. The names come from the stream's leader too: a watcher reads through a
+// consumer, which may live on a replica that is behind.
+func (s *natsStore) Workers(ctx context.Context) ([]Worker, error) {
+	prefix := "$KV." + s.bucket + "."
+	ictx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	info, err := s.stream.Info(ictx, jetstream.WithSubjectFilter(prefix+keyWorkers+">"))
+	if gone(err) {
+		return nil, nil
 	}
-	defer keys.Stop()
-	var ws []Worker
-	for key := range keys.Keys() {
-		w, _, err := s.Worker(ctx, strings.TrimPrefix(key, workerPrefix))
-		if errors.Is(err, ErrNotFound) {
+	if err != nil {
+		return nil, fmt.Errorf("state: list workers: %w", err)
+	}
+	var all []Worker
+	for subject := range info.State.Subjects {
+		var w Worker
+		_, err := s.get(ctx, strings.TrimPrefix(subject, prefix), &w)
+		if errors.Is(err, ErrNotFound) { // deleted
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		ws = append(ws, w)
+		all = append(all, w)
 	}
-	return ws, ctx.Err()
+	sortWorkers(all)
+	return all, nil
 }
 
-func (s *kv) Worker(ctx context.Context, name string) (w Worker, rev uint64, err error) {
-	rev, err = s.get(ctx, workerPrefix+name, &w)
+func sortWorkers(all []Worker) {
+	slices.SortFunc(all, func(a, b Worker) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// Worker implements Store.
+func (s *natsStore) Worker(ctx context.Context, name string) (w Worker, rev uint64, err error) {
+	if err := CheckName(name); err != nil {
+		return Worker{}, 0, err
+	}
+	rev, err = s.get(ctx, keyWorkers+name, &w)
 	return w, rev, err
 }
 
-func (s *kv) PutWorker(ctx context.Context, w Worker, rev uint64) (uint64, error) {
-	if !workerName.MatchString(w.Name) {
-		return 0, fmt.Errorf("state: worker name %q: want one to 64 of letters, digits, '_' and '-'", w.Name)
-	}
-	data, err := json.Marshal(w)
-	if err != nil {
+// PutWorker implements Store. An error other than ErrConflict leaves open whether it was written:
+// read it again.
+func (s *natsStore) PutWorker(ctx context.Context, w Worker, rev uint64) (uint64, error) {
+	if err := CheckName(w.Name); err != nil {
 		return 0, err
 	}
-	var next uint64
-	if rev == 0 {
-		next, err = s.kv.Create(ctx, workerPrefix+w.Name, data)
-	} else {
-		next, err = s.kv.Update(ctx, workerPrefix+w.Name, data, rev)
-	}
-	if errors.Is(err, jetstream.ErrKeyExists) {
-		return 0, fmt.Errorf("%w: worker %q", ErrConflict, w.Name)
-	}
+	value, err := json.Marshal(w)
 	if err != nil {
-		return 0, fmt.Errorf("state: writing worker %q to bucket %s: %w", w.Name, s.bucket, err)
+		return 0, fmt.Errorf("state: %w", err)
 	}
-	return next, nil
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if rev == 0 {
+		rev, err = s.kv.Create(ctx, keyWorkers+w.Name, value)
+	} else {
+		rev, err = s.kv.Update(ctx, keyWorkers+w.Name, value, rev)
+	}
+	switch {
+	case err == nil:
+		return rev, nil
+	case conflict(err):
+		return 0, fmt.Errorf("%w: worker %s: %w", ErrConflict, w.Name, err)
+	default:
+		return 0, fmt.Errorf("state: write worker %s: %w", w.Name, err)
+	}
 }
 
-func (s *kv) DeleteWorker(ctx context.Context, name string) error {
-	if err := s.kv.Delete(ctx, workerPrefix+name); err != nil {
-		return fmt.Errorf("state: deleting worker %q from bucket %s: %w", name, s.bucket, err)
+// conflict reports whether a write failed because the revision is another one.
+func conflict(err error) bool {
+	var api *jetstream.APIError
+	return errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) &&
+		(api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
+// DeleteWorker implements Store. The key is purged: a marker without history stays.
+func (s *natsStore) DeleteWorker(ctx context.Context, name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if err := s.kv.Purge(ctx, keyWorkers+name); err != nil && !gone(err) && !errors.Is(err, nats.ErrNoResponders) {
+		return fmt.Errorf("state: delete worker %s: %w", name, err)
 	}
 	return nil
 }
 
-func (s *kv) Drop(ctx context.Context) error {
-	err := s.js.DeleteKeyValue(ctx, s.bucket)
-	if err != nil && !errors.Is(err, jetstream.ErrBucketNotFound) {
-		return fmt.Errorf("state: deleting bucket %s: %w", s.bucket, err)
+// Drop implements Store: it deletes the bucket.
+func (s *natsStore) Drop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if err := s.js.DeleteStream(ctx, "KV_"+s.bucket); err != nil && !gone(err) {
+		return fmt.Errorf("state: delete bucket %s: %w", s.bucket, err)
 	}
 	return nil
 }
