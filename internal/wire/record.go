@@ -146,6 +146,9 @@ func Next(body []byte) (rec Record, rest []byte, err error) {
 	data := body[k : k+int(n)]
 	rest = body[k+int(n):]
 	t := RecordType(data[0])
+	if t == 0 { // would be taken for the end
+		return Record{}, nil, fmt.Errorf("%w: record of type 0", ErrFormat)
+	}
 	if t < 0x40 {
 		data = data[1:]
 	}
