@@ -147,7 +147,6 @@ const (
 	sqlDuplicate     = "42710" // duplicate_object
 	sqlInUse         = "55006" // object_in_use
 	sqlPrerequisite  = "55000" // object_not_in_prerequisite_state
-	sqlNotSupported  = "0A000" // feature_not_supported
 	sqlUndefinedFile = "58P01" // undefined_file: a WAL segment that has been removed
 	sqlLimits        = "53400" // configuration_limit_exceeded
 )

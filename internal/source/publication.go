@@ -55,6 +55,10 @@ const (
 // A table without replica identity is published for insert and truncate only, in a publication of its
 // own: PostgreSQL refuses every UPDATE and DELETE of a table that publishes them without one.
 func (c Config) EnsurePublication(ctx context.Context, conn *pgx.Conn, spec PublicationSpec) (Published, error) {
+	if n := len(spec.Name) + len(KeylessSuffix); spec.Name == "" || n > names.MaxLength {
+		return Published{}, fmt.Errorf("source: %w: the publication's name %q must have 1 to %d bytes",
+			ErrSource, spec.Name, names.MaxLength-len(KeylessSuffix))
+	}
 	published, err := c.ensure(ctx, conn, spec)
 	if pgsession.SQLState(err) == sqlPrivilege {
 		return published, c.explainPrivilege(ctx, conn, spec, err)

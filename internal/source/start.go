@@ -97,7 +97,10 @@ func (c Config) start(ctx context.Context, conn *pgconn.PgConn, paced *pacedConn
 		s.detach()
 		return nil, err
 	}
-	s.paced.due = time.Now() // the first feedback goes out with the first Next
+	if err := s.reply(time.Now()); err != nil {
+		s.detach()
+		return nil, err
+	}
 	return s, nil
 }
 

@@ -95,7 +95,7 @@ func (s *Stream) Next(wait time.Duration) (Event, error) {
 			if s.paced.until.IsZero() || now.Before(s.paced.until) {
 				continue
 			}
-			return Event{Kind: Idle, WALEnd: s.received}, nil
+			return Event{Kind: Idle}, nil
 		}
 		event, ok, err := s.handle(msg)
 		if err != nil {
@@ -118,14 +118,24 @@ func (s *Stream) handle(msg pgproto3.BackendMessage) (event Event, ok bool, err 
 		return event, false, nil
 	case *pgproto3.CopyDone, *pgproto3.CommandComplete, *pgproto3.ReadyForQuery:
 		// A server that shuts down ends the stream before it ends the connection.
-		return event, false, fmt.Errorf("source: %w", errEnded)
+		return event, false, fmt.Errorf("source: %w", ErrEnded)
 	default:
 		return event, false, fmt.Errorf("source: replication stream: unexpected message %T", msg)
 	}
 }
 
-// errEnded is a passing fault: pgsession.Transient knows it by net.ErrClosed.
-var errEnded = fmt.Errorf("the server ended the replication stream (it may be shutting down): %w", net.ErrClosed)
+// ErrEnded is a stream that the server ended, as it does when it shuts down. It passes
+// (pgsession.Transient).
+var ErrEnded error = endedError{}
+
+type endedError struct{}
+
+func (endedError) Error() string {
+	return "the server ended the replication stream (it may be shutting down)"
+}
+
+// Unwrap gives what pgsession.Transient knows.
+func (endedError) Unwrap() error { return net.ErrClosed }
 
 // data reads the payload of a CopyData message: XLogData or a primary keepalive.
 // https://www.postgresql.org/docs/current/protocol-replication.html

@@ -3,7 +3,6 @@ package source
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/flotest"
+	"github.com/pgflo/flo/internal/pgsession"
 )
 
 func TestStatusBytes(t *testing.T) {
@@ -42,13 +42,13 @@ func TestIntervalStaysBelowTheTimeout(t *testing.T) {
 	}
 }
 
-// insertStatement makes n transactions of one row each, of the numbers from first on.
+// insertMany makes n transactions of one row each, of the numbers from first on.
 func insertMany(t testing.TB, db *flotest.DB, first, n int) {
 	t.Helper()
 	db.Exec(t, fmt.Sprintf("DO $$ BEGIN FOR i IN %d..%d LOOP INSERT INTO t VALUES (i, repeat('x', i %% 500)); COMMIT; END LOOP; END $$", first, first+n-1))
 }
 
-// numbers reads frames until the insert of row last, and gives the hex of all frames but their clocks.
+// readUntil reads frames up to the commit behind the insert of row last, and gives them all.
 func readUntil(t testing.TB, s *Stream, last int, wait time.Duration) (frames []string) {
 	t.Helper()
 	marker := []byte(fmt.Sprintf("t\x00\x00\x00%c%d", len(fmt.Sprint(last)), last))
@@ -141,19 +141,19 @@ func TestIdleSourceIsConfirmedExactly(t *testing.T) {
 }
 
 func TestStalledOwnerThatTicksKeepsTheConnection(t *testing.T) {
-	server := flotest.NewServer(t, flotest.WithSetting("wal_sender_timeout", "1s"))
+	server := flotest.NewServer(t, flotest.WithSetting("wal_sender_timeout", "2s"))
 	db := server.NewDB(t)
 	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
 	c := config(t, db.URL)
 	p, point := publish(t, c, "t")
+	db.Exec(t, "INSERT INTO t SELECT i, repeat(md5(i::text), 100) FROM generate_series(1, 20000) i") // more than the socket holds
 	s := start(t, t.Context(), c, p, point)
-	if s.StatusInterval() > time.Second/3 {
+	if s.StatusInterval() > 2*time.Second/3 {
 		t.Fatalf("the feedback's interval is %v", s.StatusInterval())
 	}
-	db.Exec(t, "INSERT INTO t SELECT i, repeat(md5(i::text), 100) FROM generate_series(1, 20000) i") // more than the socket holds
 	ticker := time.NewTicker(s.StatusInterval() / 2)
 	defer ticker.Stop()
-	for end := time.Now().Add(3500 * time.Millisecond); time.Now().Before(end); {
+	for end := time.Now().Add(6 * time.Second); time.Now().Before(end); {
 		must(t, s.Tick(<-ticker.C))
 	}
 	if got := len(readUntil(t, s, 20000, time.Second)); got < 20000 {
@@ -229,36 +229,6 @@ func TestContextEndsABlockedNext(t *testing.T) {
 	})
 }
 
-func TestStreamUnderTLS(t *testing.T) {
-	server := flotest.NewServer(t)
-	certificate(t, server)
-	db := server.NewDB(t)
-	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
-	c := config(t, db.URL)
-	c.Conn.TLSConfig = &tls.Config{InsecureSkipVerify: true}
-	c.Conn.Fallbacks = nil
-	p, point := publish(t, c, "t")
-	s := start(t, t.Context(), c, p, point)
-	if _, ok := s.conn.(*tls.Conn); !ok {
-		t.Fatalf("the stream runs over %T", s.conn)
-	}
-	s.SetLazy(true)
-	for range 20 { // deadlines in the middle of records and between them
-		_, err := s.Next(time.Millisecond)
-		must(t, err)
-	}
-	db.Exec(t, "INSERT INTO t VALUES (0, repeat(md5(random()::text), 100000))")
-	insertMany(t, db, 1, 3000)
-	if got := len(readUntil(t, s, 3000, 0)); got < 9000 {
-		t.Errorf("%d frames", got)
-	}
-	s.Confirm(s.Received())
-	must(t, s.Tick(time.Now()))
-	eventually(t, "the slot to be confirmed", s, func() bool {
-		return db.QueryString(t, "SELECT confirmed_flush_lsn FROM pg_replication_slots") == s.Confirmed().String()
-	})
-}
-
 func TestStartRefusals(t *testing.T) {
 	db := flotest.Postgres(t)
 	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
@@ -329,5 +299,46 @@ func TestNextAllocatesNothing(t *testing.T) {
 		}
 	}); n > 0 {
 		t.Errorf("%v allocations a frame", n)
+	}
+}
+
+func TestEndsThatPass(t *testing.T) {
+	server := flotest.NewServer(t)
+	db := server.NewDB(t)
+	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+	c := config(t, db.URL)
+	p, point := publish(t, c, "t")
+	for _, end := range []struct {
+		name string
+		now  func()
+	}{
+		{"pg_terminate_backend", func() {
+			db.Exec(t, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
+		}},
+		{"a crash of the server", func() { must(t, server.Kill()) }},
+	} {
+		s := start(t, t.Context(), c, p, point)
+		_, err := s.Next(100 * time.Millisecond)
+		must(t, err)
+		end.now()
+		for began := time.Now(); err == nil; {
+			if time.Since(began) > limit {
+				t.Fatalf("%s: the stream goes on", end.name)
+			}
+			_, err = s.Next(time.Second)
+		}
+		if !pgsession.Transient(err) {
+			t.Errorf("%s is not transient: %v", end.name, err)
+		}
+		if _, again := s.Next(0); again != err {
+			t.Errorf("%s: a later call gives %v", end.name, again)
+		}
+		must(t, s.Close(t.Context()))
+	}
+	must(t, server.Start(t.Context()))
+	info, err := c.Slot(t.Context(), connect(t, c), slotName(c))
+	must(t, err)
+	if info.ConfirmedFlush > point {
+		t.Errorf("nobody confirmed, and the slot stands at %s, behind %s", info.ConfirmedFlush, point)
 	}
 }
