@@ -67,6 +67,8 @@ func progressText(m *meter, bar bool) string {
 	switch {
 	case m.phase == flo.PhaseRetrying || m.reading == flo.PhaseRetrying:
 		return "interrupted, trying again"
+	case m.reading == flo.PhaseStopped:
+		return "starting"
 	case m.changes == 0 && m.rows == 0:
 		return string(m.reading)
 	case m.copied.IsZero() && m.changes == 0:
