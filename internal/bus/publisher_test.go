@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/pgflo/flo/embednats"
 	"github.com/pgflo/flo/flotest"
 )
@@ -369,8 +371,23 @@ func TestPublisherEnds(t *testing.T) {
 	q.Close()
 }
 
+// One fsync a message against none: the first is bound by the disk.
 func BenchmarkPublish(b *testing.B) {
-	s := newTestStream(b, Config{JS: inProcess(b)})
+	for name, opts := range map[string][]embednats.Option{"sync=always": nil, "sync=1m": {embednats.WithSyncInterval(time.Minute)}} {
+		b.Run(name, func(b *testing.B) { benchmarkPublish(b, opts) })
+	}
+}
+
+func benchmarkPublish(b *testing.B, opts []embednats.Option) {
+	nc, err := flotest.NATS(b, opts...).Conn(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := newTestStream(b, Config{JS: js})
 	p := newTestPublisher(b, s, 1)
 	const size = 256 << 10
 	data := message(1, 0, size)
@@ -384,8 +401,5 @@ func BenchmarkPublish(b *testing.B) {
 	b.StopTimer()
 	if st := p.Status(); st.Doubts != 0 {
 		b.Fatalf("%+v", st)
-	}
-	if err := s.Delete(b.Context()); err != nil {
-		b.Fatal(err)
 	}
 }
