@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pgflo/flo/embednats"
@@ -333,6 +334,36 @@ func TestFullStreamStallsUntilThereIsRoom(t *testing.T) {
 		if _, n := number(t, m); n != seq-1 {
 			t.Fatalf("sequence %d holds message %d", seq, n)
 		}
+	}
+}
+
+// The network delivers a copy of a message before, and another one after, the message itself.
+func TestLateCopiesDoNoHarm(t *testing.T) {
+	js := inProcess(t)
+	s := newTestStream(t, Config{JS: js})
+	p := newTestPublisher(t, s, 7)
+	var a acks
+	p.OnAck(a.on)
+	publish(t, p, 0, 100)
+	drained(t, p)
+	late := func() error {
+		m := &nats.Msg{Subject: s.ChangesSubject(), Data: message(7, 1, 100), Header: nats.Header{"Nats-Expected-Last-Sequence": {"1"}}}
+		_, err := js.PublishMsg(t.Context(), m)
+		return err
+	}
+	if err := late(); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, p, 1, 100)
+	publish(t, p, 2, 100)
+	drained(t, p)
+	if err := late(); err == nil {
+		t.Fatal("stored twice")
+	}
+	a.check(t, 3)
+	stands(t, s, 7, 1, 3)
+	if st := p.Status(); st.Doubts == 0 {
+		t.Fatalf("%+v", st)
 	}
 }
 
