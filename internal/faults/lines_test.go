@@ -1,0 +1,298 @@
+//go:build unix
+
+package faults
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/sink/file"
+)
+
+// line is one of a file sink's lines, as decode.Change.AppendJSON describes them.
+type line struct {
+	Op      string
+	Schema  string
+	Table   string
+	Key     json.RawMessage
+	New     map[string]json.RawMessage
+	Old     json.RawMessage
+	Keep    []string `json:"unchanged"`
+	Tables  []struct{ Schema, Table string }
+	LSN     string
+	Ordinal uint64
+	XID     uint32
+	Copy    string
+	raw     []byte
+}
+
+func (l *line) position() (decode.Position, error) {
+	lsn, err := decode.ParseLSN(l.LSN)
+	return decode.Position{LSN: lsn, Ordinal: l.Ordinal}, err
+}
+
+// history is what a file holds once repeats are dropped.
+type history struct {
+	copied  []*line // of the last attempt
+	changes []*line // in order of their positions
+	point   decode.LSN
+	attempt uint64
+	again   int // how often the file goes back to an earlier position
+	repeats int // changes that came again
+}
+
+// readHistory reads a folder of the file sink. Repeats must be what they repeat, byte by byte, and
+// go on without a gap until they reach what is new; anything else is an error.
+func readHistory(folder string) (*history, error) {
+	f, err := os.Open(filepath.Join(folder, file.Name))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	h := &history{}
+	r := &repeats{history: h, at: map[decode.Position]int{}, copies: map[string]*line{}}
+	in := bufio.NewReaderSize(f, 1<<20)
+	for n := 1; ; n++ {
+		raw, err := in.ReadBytes('\n')
+		if err == io.EOF && len(raw) == 0 {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		}
+		l := &line{raw: raw}
+		if err := json.Unmarshal(raw, l); err != nil {
+			return nil, fmt.Errorf("line %d: %w: %.200s", n, err, raw)
+		}
+		if err := r.take(l); err != nil {
+			return nil, fmt.Errorf("line %d: %w: %.200s", n, err, raw)
+		}
+	}
+	for _, l := range r.copies {
+		h.copied = append(h.copied, l)
+	}
+	return h, nil
+}
+
+type repeats struct {
+	*history
+	at     map[decode.Position]int // index in changes
+	next   int                     // index of the change that is due
+	copies map[string]*line        // by identity
+}
+
+func (r *repeats) take(l *line) error {
+	if l.Copy != "" {
+		return r.takeCopied(l)
+	}
+	pos, err := l.position()
+	if err != nil {
+		return err
+	}
+	i, known := r.at[pos]
+	if !known {
+		if r.next != len(r.changes) {
+			return fmt.Errorf("%s is new, while what was written before is being repeated", pos)
+		}
+		if n := len(r.changes); n > 0 {
+			if err := follows(r.changes[n-1], pos); err != nil {
+				return err
+			}
+		} else if pos.Ordinal != 1 {
+			return fmt.Errorf("the first change is %s", pos)
+		}
+		r.at[pos] = len(r.changes)
+		r.changes = append(r.changes, l)
+		r.next++
+		return nil
+	}
+	if i != r.next {
+		if i > r.next {
+			return fmt.Errorf("%s comes where %s is due", pos, r.changes[r.next].LSN)
+		}
+		r.again++
+	}
+	if !bytes.Equal(r.changes[i].raw, l.raw) {
+		return fmt.Errorf("%s has two contents; before it was %.200s", pos, r.changes[i].raw)
+	}
+	r.repeats++
+	r.next = i + 1
+	return nil
+}
+
+// follows checks that pos may come directly behind a change.
+func follows(last *line, pos decode.Position) error {
+	before, err := last.position()
+	if err != nil {
+		return err
+	}
+	if pos.LSN == before.LSN && pos.Ordinal == before.Ordinal+1 || pos.LSN > before.LSN && pos.Ordinal == 1 {
+		return nil
+	}
+	return fmt.Errorf("%s comes behind %s", pos, before)
+}
+
+// takeCopied keeps the last attempt's rows: "point:table:attempt:range:row".
+func (r *repeats) takeCopied(l *line) error {
+	parts := strings.Split(l.Copy, ":")
+	if len(parts) != 5 {
+		return fmt.Errorf("identity %q", l.Copy)
+	}
+	attempt, err := strconv.ParseUint(parts[2], 10, 32)
+	if err != nil {
+		return err
+	}
+	point, err := decode.ParseLSN(parts[0])
+	if err != nil {
+		return err
+	}
+	if attempt < r.attempt {
+		return fmt.Errorf("a row of attempt %d behind one of attempt %d", attempt, r.attempt)
+	}
+	if attempt > r.attempt {
+		r.attempt, r.point = attempt, point
+		clear(r.copies)
+		r.changes, r.next = nil, 0
+		clear(r.at)
+	}
+	if point != r.point {
+		return fmt.Errorf("attempt %d has two points, %s and %s", attempt, r.point, point)
+	}
+	if before := r.copies[l.Copy]; before != nil && !bytes.Equal(before.raw, l.raw) {
+		return fmt.Errorf("%s has two contents; before it was %.200s", l.Copy, before.raw)
+	}
+	r.copies[l.Copy] = l
+	return nil
+}
+
+// image is the tables as the lines make them: rows by key, or just rows where there is no key.
+type image map[string]*tableImage
+
+type tableImage struct {
+	rows  map[string]map[string]json.RawMessage
+	loose []map[string]json.RawMessage
+}
+
+func (im image) table(schema, name string) *tableImage {
+	full := pgx.Identifier{schema, name}.Sanitize()
+	if im[full] == nil {
+		im[full] = &tableImage{rows: map[string]map[string]json.RawMessage{}}
+	}
+	return im[full]
+}
+
+// replay applies a history. A change that meets no row, or an insert that meets one, is an error:
+// something is missing before it, or came twice.
+func (h *history) replay() (image, error) {
+	im := image{}
+	for _, l := range append(append([]*line(nil), h.copied...), h.changes...) {
+		if err := im.apply(l); err != nil {
+			return nil, fmt.Errorf("%w: %.300s", err, l.raw)
+		}
+	}
+	return im, nil
+}
+
+func (im image) apply(l *line) error {
+	if l.Op == "truncate" {
+		for _, t := range l.Tables {
+			*im.table(t.Schema, t.Table) = tableImage{rows: map[string]map[string]json.RawMessage{}}
+		}
+		return nil
+	}
+	t := im.table(l.Schema, l.Table)
+	key := string(l.Key)
+	if l.Key == nil {
+		if l.Op != "insert" {
+			return fmt.Errorf("%s without a key", l.Op)
+		}
+		t.loose = append(t.loose, l.New)
+		return nil
+	}
+	switch l.Op {
+	case "insert":
+		if t.rows[key] != nil {
+			return fmt.Errorf("insert of a row that is there")
+		}
+		t.rows[key] = l.New
+	case "update":
+		old := key
+		if l.Old != nil {
+			old = string(l.Old)
+		}
+		row := t.rows[old]
+		if row == nil {
+			return fmt.Errorf("update of a row that is not there")
+		}
+		for _, c := range l.Keep {
+			l.New[c] = row[c]
+		}
+		delete(t.rows, old)
+		if t.rows[key] != nil {
+			return fmt.Errorf("update to a key that is taken")
+		}
+		t.rows[key] = l.New
+	case "delete":
+		if t.rows[key] == nil {
+			return fmt.Errorf("delete of a row that is not there")
+		}
+		delete(t.rows, key)
+	default:
+		return fmt.Errorf("operation %q", l.Op)
+	}
+	return nil
+}
+
+// load writes the image into a database that has the tables, empty.
+func (im image) load(ctx context.Context, url string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for name, t := range im {
+		rows := append([]map[string]json.RawMessage(nil), t.loose...)
+		for _, row := range t.rows {
+			rows = append(rows, row)
+		}
+		if _, err := conn.Exec(ctx, `CREATE TEMP TABLE lines (row jsonb)`); err != nil {
+			return err
+		}
+		_, err := conn.CopyFrom(ctx, pgx.Identifier{"lines"}, []string{"row"}, pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) {
+			return []any{rows[i]}, nil
+		}))
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		columns, err := columnsOf(ctx, conn, name)
+		if err != nil {
+			return err
+		}
+		for _, sql := range []string{
+			`INSERT INTO ` + name + ` (` + columns + `) OVERRIDING SYSTEM VALUE SELECT ` + columns + ` FROM lines, jsonb_populate_record(NULL::` + name + `, row)`,
+			`DROP TABLE lines`,
+		} {
+			if _, err := conn.Exec(ctx, sql); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func columnsOf(ctx context.Context, conn *pgx.Conn, table string) (list string, err error) {
+	err = conn.QueryRow(ctx, `SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
+		WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped`, table).Scan(&list)
+	return list, err
+}

@@ -1,0 +1,85 @@
+//go:build unix
+
+package faults
+
+import (
+	"context"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgflo/flo"
+	"github.com/pgflo/flo/flotest"
+)
+
+// killing is how many kills a process gets, and how fast one follows the other.
+type killing struct {
+	kills int
+	early time.Duration // how long after a start a kill during it comes at the latest
+	late  time.Duration // how long behind the begin of streaming the others come at the latest
+}
+
+// run kills a member and starts it again. One kill in three comes while the process starts, whatever
+// it is doing then; the others while it streams.
+func (k killing) run(ctx context.Context, m *member, rnd *rand.Rand) error {
+	for range k.kills {
+		wait := between(rnd, 0, k.early)
+		if rnd.IntN(3) > 0 {
+			if err := m.await(ctx, "it streams again", func(s childStatus) bool { return s.Phase == flo.PhaseStreaming }); err != nil {
+				return err
+			}
+			wait = between(rnd, 0, k.late)
+		}
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+		m.kill()
+		if err := pause(ctx, between(rnd, 0, 100*time.Millisecond)); err != nil {
+			return err
+		}
+		if err := m.start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Replicator, a worker with a PostgreSQL sink and one with a file sink are killed again and again,
+// each by its own schedule, while pgbench and the mixed writers work.
+func TestKillsWhileStreaming(t *testing.T) {
+	s := seed(t)
+	r := newRig(t, 4*time.Minute, "", "")
+	r.localNATS()
+	r.both(mixedSchema)
+	l, writing := newLoad(r)
+	startPgbench(r, l, writing, 200)
+	o := newOracle(r)
+	startMixed(r, l, writing, s, 3)
+	folder := t.TempDir()
+	repl := r.replicator(childConfig{})
+	pg := r.worker(childConfig{BatchSize: 1000})
+	lines := r.worker(childConfig{Name: "file", Folder: folder, BatchSize: 500})
+	r.streams(repl, pg, lines)
+
+	k := killing{kills: or(kills, 10), early: 300 * time.Millisecond, late: 800 * time.Millisecond}
+	g, ctx := errgroup.WithContext(r.ctx)
+	for i, m := range []*member{repl, pg, lines} {
+		g.Go(func() error { return k.run(ctx, m, random(s, uint64(i))) })
+	}
+	must(t, g.Wait())
+	l.finish(t)
+	r.catchUp()
+	if n := r.logKills(); n < 3*k.kills {
+		t.Errorf("%d kills, want %d", n, 3*k.kills)
+	}
+	r.equal()
+	r.stopAll()
+	o.provesHistory(r, folder, func(url string) {
+		must(t, execute(r.ctx, url, mixedSchema))
+		if out, err := flotest.RunPgbench(r.ctx, url, "-i", "-q", "-I", "dtp"); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	})
+}
