@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -66,7 +67,7 @@ func writeForever(dir string) error {
 	}
 	s := New(dir)
 	for n := from; ; n++ {
-		size := []int{10, 10_000, 300_000}[n%3]
+		size := []int{10, 1000, 100_000}[n%3]
 		if err := s.Write(context.Background(), batch(decode.LSN(n), 1+n%20, strings.Repeat("x", size))); err != nil {
 			return err
 		}
@@ -81,7 +82,7 @@ func TestKilledWriterLeavesWholeLinesInOrder(t *testing.T) {
 	dir := t.TempDir()
 	durable := 0 // the last transaction that the children were told is durable
 	var healed int64
-	for round := range 12 {
+	for round := range 8 {
 		// As a worker does: from behind the last checkpoint, which may be a little old.
 		from := max(1, durable+1-rnd.IntN(3))
 		cmd := child(t, "writer", dir, fmt.Sprintf("%s=%d", envFrom, from))
@@ -93,7 +94,7 @@ func TestKilledWriterLeavesWholeLinesInOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := bufio.NewScanner(out)
-		for range 1 + rnd.IntN(12) {
+		for range 1 + rnd.IntN(8) {
 			if !lines.Scan() {
 				t.Fatalf("round %d: the child ended: %v", round, cmd.Wait())
 			}
@@ -101,7 +102,8 @@ func TestKilledWriterLeavesWholeLinesInOrder(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := cmd.Process.Kill(); err != nil { // in the middle of the next batch
+		awaitGrowth(t, dir) // so that it is in the middle of a batch
+		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		for lines.Scan() {
@@ -125,6 +127,23 @@ func TestKilledWriterLeavesWholeLinesInOrder(t *testing.T) {
 		checkSequence(t, dir, durable)
 	}
 	t.Logf("%d transactions, %d torn bytes cut off", durable, healed)
+}
+
+// awaitGrowth returns as soon as the file has become longer.
+func awaitGrowth(t *testing.T, dir string) {
+	t.Helper()
+	size := func() int64 {
+		info, err := os.Stat(filepath.Join(dir, Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	for before, end := size(), time.Now().Add(time.Minute); size() == before; {
+		if time.Now().After(end) {
+			t.Fatal("the child has stopped writing")
+		}
+	}
 }
 
 // checkSequence wants all transactions up to durable in the file; each line stands right behind the one

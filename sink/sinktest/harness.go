@@ -33,7 +33,7 @@ type Harness struct {
 	// Read gives what the destination holds, in the order in which it was written. Nil leaves out all
 	// tests of content.
 	Read func(t testing.TB) []Entry
-	// MaxValue is the largest value that the suite writes, in bytes; 0 is 32 MiB.
+	// MaxValue is the largest value that the suite writes, in bytes; 0 is 8 MiB.
 	MaxValue int
 }
 

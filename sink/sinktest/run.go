@@ -339,7 +339,7 @@ func testHostile(t *testing.T, h Harness) {
 func testBigRow(t *testing.T, h Harness) {
 	size := h.MaxValue
 	if size == 0 {
-		size = 32 << 20
+		size = 8 << 20
 	}
 	src, s := newSource("public", "t", "v"), open(t, h)
 	big := strings.Repeat("0123456789abcde\n", size/16)
