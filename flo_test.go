@@ -15,7 +15,12 @@ import (
 	"github.com/pgflo/flo/sink/postgres"
 )
 
-func TestMain(m *testing.M) { os.Exit(flotest.Main(m)) }
+func TestMain(m *testing.M) {
+	if urls := os.Getenv(childEnv); urls != "" {
+		os.Exit(childMain(urls))
+	}
+	os.Exit(flotest.Main(m))
+}
 
 // testTimeout ends a test that hangs.
 const testTimeout = 90 * time.Second
@@ -39,6 +44,7 @@ type pipeline struct {
 	t        testing.TB
 	src, dst *flotest.DB
 	nats     *embednats.Server
+	link     flo.Option // how flo reaches NATS
 	f        *flo.Flo
 	stop     func() error
 }
@@ -46,6 +52,7 @@ type pipeline struct {
 // newPipeline makes the databases and runs the same statements on both.
 func newPipeline(t testing.TB, schema ...string) *pipeline {
 	p := &pipeline{t: t, src: flotest.Postgres(t), dst: flotest.Postgres(t), nats: flotest.NATS(t)}
+	p.link = flo.WithNATSServer(p.nats)
 	for _, sql := range schema {
 		p.src.Exec(t, sql)
 		p.dst.Exec(t, sql)
@@ -56,7 +63,7 @@ func newPipeline(t testing.TB, schema ...string) *pipeline {
 // options of the pipeline, with a PostgreSQL sink unless extra brings another one.
 func (p *pipeline) options(extra ...flo.Option) []flo.Option {
 	return append([]flo.Option{
-		flo.WithGroup("shop"), flo.WithSource(p.src.URL), flo.WithNATSServer(p.nats), flo.WithLogger(logger(p.t)),
+		flo.WithGroup("shop"), flo.WithSource(p.src.URL), p.link, flo.WithLogger(logger(p.t)),
 		flo.WithIdleInterval(200 * time.Millisecond),
 	}, extra...)
 }

@@ -41,7 +41,8 @@ func (s *replication) copyTables(ctx context.Context, done chan<- struct{}) erro
 		Snapshot:    s.slot.Snapshot,
 		Tables:      tables,
 		Connections: s.r.cfg.copyConnections,
-		ChunkBytes:  s.target() - copyOverhead,
+		ChunkBytes:  s.target() - copyRoom,
+		Room:        copyRoom,
 		Emit:        s.emitChunk,
 		TableDone:   s.emitEnd,
 		Started:     started,
@@ -59,16 +60,20 @@ func (s *replication) copyTables(ctx context.Context, done chan<- struct{}) erro
 	return nil
 }
 
-// copyOverhead is more than the record around a chunk takes, in bytes.
-const copyOverhead = 128
+// copyRoom is what a chunk leaves free before its rows for the message's and the record's heads, so that
+// they become a message where they lie.
+const copyRoom = wire.HeaderRoom + wire.CopyChunkRoom
 
 func (s *replication) emitChunk(ctx context.Context, c flocopy.Chunk) error {
 	chunk := wire.CopyChunk{
 		ID:   decode.CopyID{Point: s.slot.Point, Table: c.Table.OID, Attempt: s.attempt, Range: c.Range, Row: c.Row},
-		Rows: c.Rows, Data: c.Data,
+		Rows: c.Rows, Data: c.Data[copyRoom:],
 	}
-	body := make([]byte, wire.HeaderRoom, wire.HeaderRoom+copyOverhead+len(c.Data))
-	return s.putCopy(ctx, c.Table.OID, wire.AppendCopyChunk(body, &chunk))
+	var room [wire.CopyChunkRoom]byte
+	head := wire.AppendCopyChunkHead(room[:0], &chunk)
+	at := copyRoom - len(head)
+	copy(c.Data[at:], head)
+	return s.putCopy(ctx, c.Table.OID, c.Data[at-wire.HeaderRoom:])
 }
 
 func (s *replication) emitEnd(ctx context.Context, t *flocopy.Table, chunks, rows uint64) error {

@@ -44,6 +44,7 @@ type Chunk struct {
 	Rows  uint64 // how many rows Data holds
 	// Data is rows in COPY's text format, each ended by '\n'. It belongs to the receiver.
 	// https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.2
+	// With Config.Room, that many bytes before the rows are the receiver's to write, and Data begins with them.
 	Data []byte
 }
 
@@ -78,6 +79,8 @@ type Config struct {
 	// ChunkBytes is the size that a chunk doesn't exceed, from 1; 0 is DefaultChunkBytes. A row that
 	// is larger is a chunk of its own.
 	ChunkBytes int
+	// Room is how many bytes Data leaves free before its rows, for a header. Default 0.
+	Room int
 
 	// Emit takes a chunk. It is called concurrently, by each connection for itself, the chunks of one
 	// range in order. It may block, which holds up its connection: that is the back-pressure. It must

@@ -90,7 +90,7 @@ func (w *worker) open(ctx context.Context) error {
 		return connectError(w.cfg.Connections, err)
 	}
 	w.conn = conn
-	w.cut.limit = w.cfg.ChunkBytes
+	w.cut.limit, w.cut.room = w.cfg.ChunkBytes, w.cfg.Room
 	if err := w.exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"); err != nil {
 		return fmt.Errorf("flocopy: begin: %w", err)
 	}
@@ -147,7 +147,7 @@ func (w *worker) copyRange(ctx context.Context, r pageRange) (counts, error) {
 	w.cut.emit = func(row, rows uint64, data []byte) error {
 		n.chunks++
 		n.rows += rows
-		n.bytes += uint64(len(data))
+		n.bytes += uint64(len(data) - w.cfg.Room)
 		return w.cfg.Emit(ctx, Chunk{Table: t, Range: r.number, Row: row, Rows: rows, Data: data})
 	}
 	tag, err := w.conn.PgConn().CopyTo(ctx, &w.cut, r.query())
@@ -157,7 +157,7 @@ func (w *worker) copyRange(ctx context.Context, r pageRange) (counts, error) {
 	if err := w.cut.flush(); err != nil {
 		return n, err
 	}
-	if len(w.cut.buf) > 0 || n.rows != uint64(tag.RowsAffected()) {
+	if w.cut.left() > 0 || n.rows != uint64(tag.RowsAffected()) {
 		return n, &TableError{Table: *t, Err: fmt.Errorf("range %d ended within a row: %d rows read, PostgreSQL sent %d", r.number, n.rows, tag.RowsAffected())}
 	}
 	return n, w.verify(ctx, t)

@@ -1,6 +1,10 @@
 package pack
 
-import "github.com/pgflo/flo/internal/wire"
+import (
+	"slices"
+
+	"github.com/pgflo/flo/internal/wire"
+)
 
 // Batch is one message before it is published: a header, and a body behind HeaderRoom bytes.
 type Batch struct {
@@ -20,31 +24,44 @@ func (b *Batch) Body() []byte { return b.buf[wire.HeaderRoom:] }
 func (b *Batch) Buffer() []byte { return b.buf[:0] }
 
 // Messages gives what has to be published: one message, or, where it would be larger than limit
-// bytes, its parts. One message aliases the batch's memory; parts are copies, and share From as
-// their To until the last.
+// bytes, its parts, which share From as their To until the last. They take over the batch's memory.
 func (b *Batch) Messages(limit int) [][]byte {
-	var room [wire.HeaderRoom]byte
-	b.Header.Part, b.Header.Parts = 0, 1
-	head := wire.AppendHeader(room[:0], &b.Header)
-	if len(head)+len(b.buf)-wire.HeaderRoom <= limit {
-		at := wire.HeaderRoom - len(head)
-		copy(b.buf[at:], head)
-		return [][]byte{b.buf[at:]}
-	}
-	body := b.Body()
+	n := partsOf(len(b.buf)-wire.HeaderRoom, limit)
+	b.Header.Parts = uint32(n)
+	// Each part gets room for its header before it: the pieces move up, the last one first.
 	piece := limit - wire.HeaderRoom
-	n := (len(body) + piece - 1) / piece
-	parts := make([][]byte, 0, n)
-	for i := range n {
-		h := b.Header
-		h.Part, h.Parts = uint32(i), uint32(n)
-		if i < n-1 {
-			h.To = h.From
-		}
-		chunk := body[i*piece : min((i+1)*piece, len(body))]
-		m := make([]byte, 0, wire.HeaderRoom+len(chunk))
-		m = wire.AppendHeader(m, &h)
-		parts = append(parts, append(m, chunk...))
+	whole := len(b.buf)
+	b.buf = slices.Grow(b.buf, (n-1)*wire.HeaderRoom)[:whole+(n-1)*wire.HeaderRoom]
+	for i := n - 1; i > 0; i-- {
+		from := wire.HeaderRoom + i*piece
+		copy(b.buf[i*limit+wire.HeaderRoom:], b.buf[from:min(from+piece, whole)])
+	}
+	parts := make([][]byte, n)
+	for i := range parts {
+		parts[i] = b.head(i, b.buf[i*limit:min((i+1)*limit, len(b.buf))])
 	}
 	return parts
 }
+
+// partsOf tells in how many messages a body travels.
+func partsOf(body, limit int) int {
+	piece := limit - wire.HeaderRoom
+	return max(1, (body+piece-1)/piece)
+}
+
+// head writes a part's header into the room at its beginning, up against the body.
+func (b *Batch) head(i int, part []byte) []byte {
+	h := b.Header
+	h.Part = uint32(i)
+	if i < int(h.Parts)-1 {
+		h.To = h.From
+	}
+	var room [wire.HeaderRoom]byte
+	head := wire.AppendHeader(room[:0], &h)
+	at := wire.HeaderRoom - len(head)
+	copy(part[at:], head)
+	return part[at:]
+}
+
+// Grown is the capacity that a body of n bytes should have, headroom and parts included.
+func Grown(n, limit int) int { return n + (partsOf(n, limit)+1)*wire.HeaderRoom }

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/wire"
@@ -152,12 +153,18 @@ func (p *Packer) change(frame []byte) error {
 	if err := p.describe(frame); err != nil {
 		return err
 	}
+	if need := len(p.buf) + len(frame); need > 2*p.cfg.Target && need > cap(p.buf) { // one huge row: grow once
+		p.buf = slices.Grow(p.buf, Grown(len(frame)+hugeSlack, p.cfg.Target))
+	}
 	p.buf = wire.AppendFrame(p.buf, frame)
 	p.hash.Add(frame)
 	p.at.Ordinal++
 	p.count++
 	return nil
 }
+
+// hugeSlack is room for what may follow a huge row in its batch: a Commit, a marker.
+const hugeSlack = 1 << 10
 
 // describe puts the relations that a change uses before it, once a batch.
 func (p *Packer) describe(frame []byte) error {

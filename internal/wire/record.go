@@ -107,14 +107,21 @@ func AppendJSON(dst []byte, t RecordType, v any) ([]byte, error) {
 
 // AppendCopyChunk appends copied rows.
 func AppendCopyChunk(dst []byte, c *CopyChunk) []byte {
-	var head [64]byte
+	return append(AppendCopyChunkHead(dst, c), c.Data...)
+}
+
+// CopyChunkRoom is more than the head of a copy chunk takes, in bytes.
+const CopyChunkRoom = 80
+
+// AppendCopyChunkHead appends all of the record that stands before c.Data.
+func AppendCopyChunkHead(dst []byte, c *CopyChunk) []byte {
+	var head [CopyChunkRoom]byte
 	h := append(head[:0], byte(RecCopyChunk))
 	for _, v := range []uint64{uint64(c.ID.Point), uint64(c.ID.Table), uint64(c.ID.Attempt), uint64(c.ID.Range), c.ID.Row, c.Rows} {
 		h = binary.AppendUvarint(h, v)
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(h)+len(c.Data)))
-	dst = append(dst, h...)
-	return append(dst, c.Data...)
+	return append(dst, h...)
 }
 
 // ParseCopyChunk reads a RecCopyChunk record's data, which it aliases.

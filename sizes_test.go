@@ -1,0 +1,186 @@
+package flo_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgflo/flo"
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/embednats"
+	"github.com/pgflo/flo/flotest"
+	"github.com/pgflo/flo/sink/postgres"
+)
+
+// childEnv makes the test binary run a pipeline, with NATS inside, instead of tests, so that its
+// memory can be measured apart: "source destination".
+const childEnv = "FLO_TEST_CHILD"
+
+// childMain runs a pipeline until standard input ends. It waits for each LSN that it reads, and answers
+// with the peak of its resident memory in KiB.
+func childMain(urls string) int {
+	if err := runChild(urls); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func runChild(urls string) error {
+	ctx := context.Background()
+	src, dst, _ := strings.Cut(urls, " ")
+	ns, err := embednats.Start(ctx, embednats.WithTempDir())
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	s, err := postgres.New(dst)
+	if err != nil {
+		return err
+	}
+	f, err := flo.New(flo.WithGroup("sizes"), flo.WithSource(src), flo.WithNATSServer(ns), flo.WithSink(s))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() {
+		err := f.Run(ctx)
+		cancel()
+		done <- err
+	}()
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		lsn, err := decode.ParseLSN(in.Text())
+		if err != nil {
+			return err
+		}
+		if err := f.WaitFor(ctx, lsn); err != nil {
+			return err
+		}
+		peak, err := peakMemory()
+		if err != nil {
+			return err
+		}
+		fmt.Println(peak)
+	}
+	cancel()
+	return errors.Join(in.Err(), <-done)
+}
+
+// peakMemory of this process in KiB (proc(5), VmHWM).
+func peakMemory() (int, error) {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			return strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
+		}
+	}
+	return 0, fmt.Errorf("no VmHWM in /proc/self/status")
+}
+
+// measured is a pipeline in a process of its own.
+type measured struct {
+	src, dst *flotest.DB
+	in       io.WriteCloser
+	out      *bufio.Scanner
+}
+
+func newMeasured(t *testing.T, schema string) *measured {
+	if _, err := os.Stat("/proc/self/status"); err != nil {
+		t.Skip("the peak of a process's memory is read from /proc, which this system doesn't have")
+	}
+	m := &measured{src: flotest.Postgres(t), dst: flotest.Postgres(t)}
+	m.src.Exec(t, schema)
+	m.dst.Exec(t, schema)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+m.src.URL+" "+m.dst.URL)
+	cmd.Stderr = t.Output()
+	var err error
+	if m.in, err = cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.out = bufio.NewScanner(out)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		m.in.Close()
+		if err := cmd.Wait(); err != nil && !t.Failed() {
+			t.Errorf("the pipeline's process: %v", err)
+		}
+	})
+	return m
+}
+
+// caughtUp waits until all is applied, and gives the process's peak of memory in MiB.
+func (m *measured) caughtUp(t *testing.T) int {
+	t.Helper()
+	if _, err := fmt.Fprintln(m.in, m.src.QueryString(t, "SELECT pg_current_wal_flush_lsn()")); err != nil {
+		t.Fatal(err)
+	}
+	if !m.out.Scan() {
+		t.Fatalf("the pipeline's process ended: %v", m.out.Err())
+	}
+	kib, err := strconv.Atoi(m.out.Text())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib >> 10
+}
+
+// memoryLimit is what a process may hold beyond the largest row, in MiB.
+const memoryLimit = 300
+
+func TestATransactionOfTwoMillionRowsPassesInFlatMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute")
+	}
+	m := newMeasured(t, `CREATE TABLE t (id bigint PRIMARY KEY, v int, filler text)`)
+	m.caughtUp(t)
+	const rows = 2_000_000
+	began := time.Now()
+	m.src.Exec(t, fmt.Sprintf(`INSERT INTO t SELECT i, i, repeat('x', 80) FROM generate_series(1, %d) i`, rows))
+	peak := m.caughtUp(t)
+	t.Logf("%d rows in one transaction: %v, peak %d MiB", rows, time.Since(began).Round(time.Second), peak)
+	if peak > memoryLimit {
+		t.Errorf("peak %d MiB, want at most %d", peak, memoryLimit)
+	}
+	const sum = `SELECT count(*) || ' ' || sum(v) FROM t`
+	if s, d := m.src.QueryString(t, sum), m.dst.QueryString(t, sum); s != d {
+		t.Errorf("source %s, destination %s", s, d)
+	}
+}
+
+func TestARowOf64MiBPassesInStreamAndCopy(t *testing.T) {
+	const size = 64 << 20
+	m := newMeasured(t, `CREATE TABLE t (id bigint PRIMARY KEY, v text)`)
+	m.src.Exec(t, `ALTER TABLE t ALTER v SET STORAGE EXTERNAL`)
+	m.src.Exec(t, fmt.Sprintf(`INSERT INTO t SELECT 1, repeat(md5('a'), %d)`, size/32))
+	copied := m.caughtUp(t)
+	m.src.Exec(t, fmt.Sprintf(`INSERT INTO t SELECT 2, repeat(md5('b'), %d)`, size/32))
+	streamed := m.caughtUp(t)
+	t.Logf("a row of 64 MiB: peak %d MiB copied, %d MiB then streamed", copied, streamed)
+	if peak := max(copied, streamed); peak > memoryLimit+size>>20 {
+		t.Errorf("peak %d MiB, want at most %d beyond the row", peak, memoryLimit)
+	}
+	const sum = `SELECT string_agg(id || md5(v), ',' ORDER BY id) FROM t`
+	if s, d := m.src.QueryString(t, sum), m.dst.QueryString(t, sum); s != d {
+		t.Errorf("source %s, destination %s", s, d)
+	}
+}
