@@ -134,6 +134,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.ChunkBytes < 1 {
 		bad("ChunkBytes is %d: want 1 or more", c.ChunkBytes)
 	}
+	if c.Room < 0 {
+		bad("Room is %d: want 0 or more", c.Room)
+	}
 	seen := make(map[uint32]bool, len(c.Tables))
 	for i := range c.Tables {
 		t := &c.Tables[i]

@@ -259,13 +259,13 @@ func TestEndOfContextAndErrorsOfCallbacksEndTheCopy(t *testing.T) {
 }
 
 func TestBrokenConfigIsReportedAtOnce(t *testing.T) {
-	err := Run(t.Context(), Config{Connections: 1000, RangePages: -1, ChunkBytes: -1, Tables: []Table{{OID: 1, Schema: "a", Name: "b"}, {OID: 1, Schema: "a", Name: "b"}, {}}})
+	err := Run(t.Context(), Config{Connections: 1000, RangePages: -1, ChunkBytes: -1, Room: -1, Tables: []Table{{OID: 1, Schema: "a", Name: "b"}, {OID: 1, Schema: "a", Name: "b"}, {}}})
 	if !errors.Is(err, ErrInvalidConfig) {
 		t.Fatal(err)
 	}
 	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok || len(joined.Unwrap()) != 8 {
-		t.Errorf("want 8 mistakes: %v", err)
+	if !ok || len(joined.Unwrap()) != 9 {
+		t.Errorf("want 9 mistakes: %v", err)
 	}
 }
 
