@@ -16,6 +16,7 @@ import (
 var (
 	seedFlag = flag.Uint64("seed", 0, "seed of all random choices; 0: one from the clock")
 	kills    = flag.Int("kills", 0, "kills for each process while streaming; 0: the test's own number")
+	logs     = flag.String("logs", "", "folder for the children's whole logs; empty: only the ends, when a test fails")
 	runs     = flag.Int("runs", 0, "how often the tests with several rounds repeat; 0: the test's own number")
 )
 

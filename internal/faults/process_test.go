@@ -201,6 +201,7 @@ func (m *member) await(ctx context.Context, what string, cond func(childStatus) 
 
 // tail keeps the end of what is written to it.
 type tail struct {
+	all *os.File // gets everything, unless it is nil
 	mu  sync.Mutex
 	buf []byte
 }
@@ -208,6 +209,9 @@ type tail struct {
 func (t *tail) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.all != nil {
+		t.all.Write(b) // for a reader's eyes: an error doesn't matter
+	}
 	t.buf = append(t.buf, b...)
 	if len(t.buf) > 2*logTail {
 		t.buf = append(t.buf[:0], t.buf[len(t.buf)-logTail:]...)

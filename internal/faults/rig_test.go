@@ -5,6 +5,9 @@ package faults
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,8 +90,17 @@ func (r *rig) end() {
 // add starts a child.
 func (r *rig) add(role string, cfg childConfig) *member {
 	r.t.Helper()
-	cfg.Group, cfg.Source, cfg.NATS = r.group, r.source, r.nats
+	cfg.Group, cfg.NATS = r.group, r.nats
+	if cfg.Source == "" {
+		cfg.Source = r.source
+	}
 	m := &member{role: role, cfg: cfg, fail: r.fail, log: &tail{}, phases: map[string]int{}}
+	if *logs != "" {
+		f, err := os.Create(filepath.Join(*logs, strings.ReplaceAll(r.t.Name(), "/", "_")+"_"+cfg.Name+".log"))
+		must(r.t, err)
+		r.t.Cleanup(func() { f.Close() })
+		m.log.all = f
+	}
 	r.members = append(r.members, m)
 	must(r.t, m.start())
 	return m
