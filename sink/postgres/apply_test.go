@@ -347,3 +347,39 @@ func TestLargeBatches(t *testing.T) {
 	r.apply(all...)
 	r.want("SELECT count(*), sum(length(v)) FROM t", is("5000", numberText(4980*5+20*(4<<20))))
 }
+
+// A stale row that only the commit of a big transaction meets: it comes again from its start, and then
+// overwrites the row.
+func TestDeferrableKeyInABigTransaction(t *testing.T) {
+	r := newRig(t, `CREATE TABLE t (k int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text); INSERT INTO t VALUES (1, 'stale'); CREATE TABLE u (k int PRIMARY KEY)`)
+	kv, u := rel("t", "*k", "v"), rel("u", "*k")
+	for try := range 2 {
+		r.more(insert(u, "1"))
+		r.more(insert(kv, "1", "new"))
+		err := r.try(insert(u, "2"))
+		if (try == 0) != (err != nil) || sink.IsPermanent(err) {
+			t.Fatalf("try %d: %v", try, err)
+		}
+		r.open()
+	}
+	r.want("SELECT * FROM t", is("1", "new"))
+}
+
+// A row that is found by its content is then changed by its place, not by a second scan of the table.
+func TestWholeRowChangeScansOnce(t *testing.T) {
+	r := newRig(t, `CREATE TABLE t (a int, b text); INSERT INTO t SELECT i, 'x' FROM generate_series(1, 5000) i; ANALYZE t`)
+	f := full("t", "a", "b")
+	r.apply(remove(f, "4000", "x"))
+	p := r.sink.main.programs.all[0]
+	rows, err := query(testContext(t), r.sink.main.pg, "EXPLAIN EXECUTE "+p.steps[0].name+"('1', 'x')")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := ""
+	for _, line := range rows {
+		plan += string(line[0]) + "\n"
+	}
+	if !strings.Contains(plan, "Tid Scan") || strings.Count(plan, "Seq Scan") != 1 {
+		t.Fatal(plan)
+	}
+}

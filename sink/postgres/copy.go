@@ -21,7 +21,8 @@ import (
 // BeginTable makes a destination table ready for a copy attempt. The same attempt again changes nothing.
 // A new one empties the table of what flo has written, unless another source table of the same run,
 // routed into the same table, has done so; rows that flo has not written are ErrNotEmpty without
-// WithTruncateBeforeCopy. A run is told by its snapshot's consistent point.
+// WithTruncateBeforeCopy. A run is told by its snapshot's consistent point. It waits for a transaction
+// that Write has left open (More), so it has no place within one.
 func (s *Sink) BeginTable(ctx context.Context, t sink.CopyTable) error {
 	return s.with(ctx, func(c *session, st *sink.Start) error {
 		if t.Relation == nil {

@@ -229,9 +229,10 @@ func TestKilledCopySessionsLoseAndRepeatNothing(t *testing.T) {
 			r.db.Exec(t, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'flo g/w'`)
 		}
 		g.Go(func() error {
+			ctx := testContext(t)
 			for {
-				err := r.sink.WriteChunk(testContext(t), chunk(table, 0, i*200, 200))
-				if err == nil || sink.IsPermanent(err) {
+				err := r.sink.WriteChunk(ctx, chunk(table, 0, i*200, 200))
+				if err == nil || sink.IsPermanent(err) || ctx.Err() != nil {
 					return err
 				}
 			}

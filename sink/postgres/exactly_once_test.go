@@ -79,22 +79,18 @@ func TestKilledBackendsLoseAndRepeatNothing(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	r := newRig(t, `CREATE TABLE t (k int, pad text); CREATE TABLE n (k int PRIMARY KEY, v int)`)
 	tr, n := rel("t", "k", "pad"), rel("n", "*k", "v")
-	ctx, cancel := context.WithCancel(testContext(t))
+	ctx := testContext(t)
+	kill := make(chan time.Duration) // when, from now
 	killed := make(chan int)
-	delays := rand.New(rand.NewPCG(seed, 2))
-	go func() { // kills until the batches are through
+	go func() {
 		count := 0
-		defer func() { killed <- count }()
-		for {
-			select {
-			case <-time.After(time.Duration(delays.IntN(12_000)) * time.Microsecond):
-			case <-ctx.Done():
-				return
-			}
+		for wait := range kill {
+			<-time.After(wait)
 			if r.db.TryExec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'flo g/w'`) == nil {
 				count++
 			}
 		}
+		killed <- count
 	}()
 	const batches = 150
 	done := 0 // what the checkpoint says is applied
@@ -114,12 +110,18 @@ func TestKilledBackendsLoseAndRepeatNothing(t *testing.T) {
 				done = int(cp.Seq)
 				return
 			}
-			if !pgsession.Transient(err) {
+			if ctx.Err() != nil || !pgsession.Transient(err) {
 				t.Fatalf("Open: %v", err)
 			}
 		}
 	}
 	for done < batches {
+		if rnd.IntN(3) == 0 {
+			select { // unless one is under way
+			case kill <- time.Duration(rnd.IntN(20_000)) * time.Microsecond:
+			default:
+			}
+		}
 		changes := batch(done)
 		sizes[done] = len(changes) - 1
 		ordinals(changes)
@@ -137,12 +139,12 @@ func TestKilledBackendsLoseAndRepeatNothing(t *testing.T) {
 			continue
 		}
 		failures++
-		if sink.IsPermanent(err) || !pgsession.Transient(err) {
+		if ctx.Err() != nil || sink.IsPermanent(err) || !pgsession.Transient(err) {
 			t.Fatalf("Write: %v", err)
 		}
 		reopen()
 	}
-	cancel()
+	close(kill)
 	t.Logf("%d kills, %d failed batches", <-killed, failures)
 	total := 0
 	for _, size := range sizes {

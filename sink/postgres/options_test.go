@@ -114,4 +114,7 @@ func TestCloseTwiceAndUseAfterIt(t *testing.T) {
 	if err := r.sink.BeginTable(ctx, copyTable(copyRel(), 1)); err == nil {
 		t.Fatal("BeginTable after Close")
 	}
+	if _, err := r.sink.Open(ctx, r.st); !sink.IsPermanent(err) {
+		t.Fatalf("Open after Close: %v", err)
+	}
 }

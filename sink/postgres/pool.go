@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/pgflo/flo/sink"
@@ -33,12 +32,10 @@ func (s *Sink) with(ctx context.Context, f func(c *session, st *sink.Start) erro
 	if st == nil {
 		return fmt.Errorf("sink/postgres: %w", ErrNotOpen)
 	}
-	var c *session
-	select {
-	case <-s.pool.closed:
+	if s.pool.isClosed() {
 		return errClosed
-	default:
 	}
+	var c *session
 	select {
 	case c = <-s.pool.slots:
 	case <-s.pool.closed:
@@ -59,25 +56,30 @@ func (s *Sink) with(ctx context.Context, f func(c *session, st *sink.Start) erro
 		}
 		c = fresh
 	}
-	// Once an epoch: a session that an earlier Open of this Sink has left is recorded anew.
-	if c.epoch != st.Epoch || !c.registered {
+	if c.recorded != st {
 		if err := s.books.register(ctx, c.pg, *st); err != nil {
 			return judge(err, -1)
 		}
-		c.epoch, c.registered = st.Epoch, true
+		c.recorded = st
 	}
 	return judge(f(c, st), -1)
 }
 
-// close ends all sessions, waiting for those in use until ctx ends.
-func (p *pool) close(ctx context.Context) error {
+func (p *pool) isClosed() bool {
 	select {
 	case <-p.closed:
-		return nil
+		return true
 	default:
-		close(p.closed)
+		return false
 	}
-	var errs []error
+}
+
+// close ends all sessions, waiting for those in use until ctx ends.
+func (p *pool) close(ctx context.Context) error {
+	if p.isClosed() {
+		return nil
+	}
+	close(p.closed)
 	for range p.size {
 		select {
 		case c := <-p.slots:
@@ -85,8 +87,7 @@ func (p *pool) close(ctx context.Context) error {
 				c.close(ctx)
 			}
 		case <-ctx.Done():
-			errs = append(errs, fmt.Errorf("sink/postgres: closing while chunks are being written: %w", ctx.Err()))
-			return errors.Join(errs...)
+			return fmt.Errorf("sink/postgres: closing while chunks are being written: %w", ctx.Err())
 		}
 	}
 	return nil

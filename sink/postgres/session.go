@@ -27,9 +27,8 @@ type session struct {
 	programs programs
 	onClose  func()
 
-	// Of the copy's sessions: the epoch under which the session is recorded.
-	registered bool
-	epoch      uint64
+	// Of the copy's sessions: the Open under which the session is recorded.
+	recorded *sink.Start
 }
 
 // connect opens a session with flo's settings.

@@ -8,12 +8,14 @@
 //
 // The sink keeps its own tables in schema "flo" of the destination: checkpoints, backends (the sessions
 // that write, so that a successor can end those of a half-dead predecessor), copies and copy_chunks.
+// Sessions have to be the sink's own: a pooler in between must pool whole sessions, not transactions.
 package postgres
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -130,10 +132,17 @@ func (s *Sink) Open(ctx context.Context, st sink.Start) (decode.Checkpoint, erro
 	if st.Group == "" || st.Worker == "" {
 		return none, sink.Permanent(fmt.Errorf("sink/postgres: %w: Open needs a group and a worker name", ErrInvalidOption))
 	}
+	if s.pool.isClosed() {
+		return none, sink.Permanent(errClosed)
+	}
+	s.open = false
 	s.rollback(ctx)
 	if s.main == nil {
 		conn, err := s.connect(ctx, st)
 		if err != nil {
+			if s.config.password != nil && strings.HasPrefix(pgsession.SQLState(err), "28") {
+				return none, err // a password that is being rotated
+			}
 			return none, judge(err, -1)
 		}
 		s.main = conn
