@@ -25,6 +25,7 @@ type Worker struct {
 	copy    sink.CopySink      // nil unless the sink is one
 	running atomic.Bool
 	status  workerStatus
+	missed  repositionError // the last one of this Run
 }
 
 // NewWorker makes one worker: the one given by WithSink or WithWorker, of which there must be one. It
@@ -64,6 +65,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer w.running.Store(false)
+	w.missed = repositionError{}
 	err := retry(ctx, w.log, &w.status.commonStatus, w.session)
 	if c := sink.As[sink.Closer](w.opt.sink); c != nil {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
@@ -82,6 +84,7 @@ type working struct {
 	stream *bus.Stream
 	report *reporter
 	epoch  uint64
+	joined bool              // the worker's name is new to the group
 	start  decode.Checkpoint // what the sink holds
 }
 
@@ -104,10 +107,30 @@ func (w *Worker) session(ctx context.Context) error {
 		return err
 	}
 	from, err := s.locate(ctx)
+	if errors.Is(err, ErrHistoryGone) && s.joined {
+		// It never worked: nobody must wait for it, neither the purge nor WaitFor.
+		if derr := store.DeleteWorker(ctx, s.opt.name); derr != nil {
+			s.log.WarnContext(ctx, "the worker's registration stays", slog.Any("error", derr))
+		}
+	}
 	if err != nil {
 		return streamError(err)
 	}
-	return streamError(s.run(ctx, from))
+	return streamError(s.once(s.run(ctx, from)))
+}
+
+// once makes a gap of the second message in a row that doesn't continue the worker's position: it was searched
+// for by position in between, and nothing covers it.
+func (s *working) once(err error) error {
+	var missed *repositionError
+	if !errors.As(err, &missed) {
+		return err
+	}
+	if *missed == s.missed {
+		return s.gap(missed.have, missed.seq, missed.from)
+	}
+	s.missed = *missed
+	return err
 }
 
 // waitPoll is how often a worker looks for what the replicator makes at its first start.
@@ -141,8 +164,10 @@ func (s *working) register(ctx context.Context, store state.Store) error {
 		if err != nil && !errors.Is(err, state.ErrNotFound) {
 			return err
 		}
+		s.joined = rev == 0
 		rec.Name = s.opt.name
-		rec.Epoch++
+		// By the clock, so that a sink that knows the name from before a Drop doesn't see a lower epoch.
+		rec.Epoch = max(rec.Epoch+1, uint64(time.Now().UnixMilli()))
 		rec.Updated = time.Now().UTC()
 		rev, err = store.PutWorker(ctx, rec, rev)
 		if errors.Is(err, state.ErrConflict) {

@@ -51,6 +51,18 @@ func newFeed(s *working, at place) *feed {
 // and searches the stream by position.
 var errReposition = errors.New("flo: the stream does not continue the worker's position")
 
+// repositionError is an errReposition that tells where.
+type repositionError struct {
+	have, from wire.Point
+	seq        uint64
+}
+
+func (e *repositionError) Error() string {
+	return fmt.Sprintf("%v: at %s, message %d continues %s", errReposition, e.have.End, e.seq, e.from.End)
+}
+
+func (e *repositionError) Unwrap() error { return errReposition }
+
 // run reads until ctx ends or something breaks.
 func (f *feed) run(ctx context.Context) error {
 	reader := f.stream.Read(ctx, f.stream.ChangesSubject(), f.place.seq, bus.ReaderOptions{})
@@ -164,7 +176,7 @@ func (f *feed) whole(ctx context.Context, seq uint64, h *wire.Header, body []byt
 				return nil // all of it is applied: filled up again after a rollback
 			}
 			if f.accepted > 0 {
-				return fmt.Errorf("%w: at %s, message %d continues %s", errReposition, f.pos.End, seq, h.From.End)
+				return &repositionError{have: f.pos, from: h.From, seq: seq}
 			}
 			return f.gap(f.pos, seq, h.From)
 		}

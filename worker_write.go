@@ -183,14 +183,15 @@ func (r *reporter) flush(ctx context.Context) error {
 	}
 	rec.Updated = time.Now().UTC()
 	rev, err := r.store.PutWorker(ctx, rec, rev)
-	if errors.Is(err, state.ErrConflict) {
+	if err != nil { // somebody else's record, ours after all, or no bucket any more
 		var now state.Worker
 		now, rev, err = r.store.Worker(ctx, rec.Name)
 		switch {
 		case err == nil && now.Epoch != rec.Epoch:
 			return fmt.Errorf("%w: worker %q", ErrLeaseLost, rec.Name)
 		case errors.Is(err, state.ErrNotFound):
-			return fmt.Errorf("%w: the record of worker %q was removed from the group's state bucket; was the group dropped?", ErrStreamLost, rec.Name)
+			return fmt.Errorf("%w: the record of worker %q is gone, or the group's state bucket: if the group was dropped, empty the destination and start over; "+
+				"otherwise start again", ErrStreamLost, rec.Name)
 		case err == nil:
 			rev, err = r.store.PutWorker(ctx, rec, rev)
 		}
