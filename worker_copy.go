@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/sink"
 )
@@ -231,7 +232,7 @@ func (d *drainer) message(ctx context.Context, m bus.Message) (ended int, err er
 	}
 	if h.Parts > 1 {
 		if h.Part == 0 {
-			d.joined, d.part = make([]byte, 0, len(body)*int(min(h.Parts, maxPartsHint))), 0
+			d.joined, d.part = joinBuffer(&h, body), 0
 		}
 		if h.Part != d.part {
 			return 0, fmt.Errorf("%w: part %d of copy message %d came where part %d was due", ErrGap, h.Part, m.Seq, d.part)
@@ -362,6 +363,7 @@ func (d *drainer) writeChunk(ctx context.Context, task *copyTask) error {
 			return d.copyError(t, c.ID, sink.Permanent(err))
 		}
 	}
+	pack.CollectBefore(len(chunk.Data))
 	return d.copyError(t, c.ID, d.copy.WriteChunk(ctx, chunk))
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/wire"
 )
 
@@ -150,7 +151,7 @@ func (f *feed) join(h *wire.Header, body []byte) ([]byte, bool) {
 		}
 	}
 	if h.Part == 0 {
-		f.parts = make([]byte, 0, (len(body)+wire.HeaderRoom)*int(min(h.Parts, maxPartsHint)))
+		f.parts = joinBuffer(h, body)
 	}
 	f.parts = append(f.parts, body...)
 	f.part++
@@ -160,6 +161,13 @@ func (f *feed) join(h *wire.Header, body []byte) ([]byte, bool) {
 	whole := f.parts
 	f.parts, f.part = nil, 0
 	return whole, true
+}
+
+// joinBuffer has room for all parts of a message of which this is the first.
+func joinBuffer(h *wire.Header, body []byte) []byte {
+	size := (len(body) + wire.HeaderRoom) * int(min(h.Parts, maxPartsHint))
+	pack.CollectBefore(size)
+	return make([]byte, 0, size)
 }
 
 // maxPartsHint bounds the memory that is reserved on a header's word.

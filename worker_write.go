@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/sink"
 	"github.com/pgflo/flo/state"
@@ -72,6 +73,7 @@ func (s *working) give(ctx context.Context, b *batch) error {
 		return nil // only the checkpoint moves, and that isn't the sink's
 	}
 	b.Epoch = s.epoch
+	pack.CollectBefore(b.bytes) // the sink will make a copy of its own
 	return s.opt.sink.Write(ctx, &b.Batch)
 }
 

@@ -154,6 +154,7 @@ func (p *Packer) change(frame []byte) error {
 		return err
 	}
 	if need := len(p.buf) + len(frame); need > 2*p.cfg.Target && need > cap(p.buf) { // one huge row: grow once
+		CollectBefore(need)
 		p.buf = slices.Grow(p.buf, Grown(len(frame)+hugeSlack, p.cfg.Target))
 	}
 	p.buf = wire.AppendFrame(p.buf, frame)
