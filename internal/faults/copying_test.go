@@ -16,11 +16,11 @@ CREATE TABLE large (id bigint PRIMARY KEY, v text, "When" timestamptz);
 CREATE TABLE "Large Keyless" (n bigint, v text);`
 
 const copyFill = `
-INSERT INTO large SELECT i, md5(i::text) || repeat('-', i %% 60), now() FROM generate_series(1, %[1]d) i;
-INSERT INTO "Large Keyless" SELECT i, md5(i::text) FROM generate_series(1, %[1]d / 4) i;`
+INSERT INTO large SELECT i, repeat(md5(i::text), 15 + i %% 5), now() FROM generate_series(1, %[1]d) i;
+INSERT INTO "Large Keyless" SELECT i, repeat(md5(i::text), 10) FROM generate_series(1, %[1]d / 4) i;`
 
 const (
-	copyRows = 200_000
+	copyRows = 40_000
 	copyRate = 6e6 // bytes a second from the source, which make the copy last about four seconds
 )
 
@@ -58,12 +58,12 @@ func TestKillsDuringCopy(t *testing.T) {
 			t.Fatalf("%s has finished its copy before kill %d: make it slower (%+v)", m.cfg.Name, i, now)
 		}
 		st := m.kill()
-		t.Logf("%s killed in mid-copy: %d rows, %d of %d ranges", m.cfg.Name, st.CopyRows, st.RangesDone, st.Ranges)
+		r.logf("%s killed in mid-copy: %d rows, %d of %d ranges", m.cfg.Name, st.CopyRows, st.RangesDone, st.Ranges)
 		must(t, m.start())
 	}
-	r.streams(pg, lines)
 	way.set(0)
-	l.finish(t)
+	r.streams(pg, lines)
+	l.finish(r)
 	r.catchUp()
 	r.logKills()
 	r.equal()

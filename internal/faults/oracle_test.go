@@ -72,7 +72,7 @@ func (o *oracle) provesHistory(r *rig, folder string, schema func(url string)) {
 		got = append(got, transaction{commit: pos.LSN, changes: 1})
 	}
 	want := o.transactions(r, h.point)
-	r.t.Logf("file: %d copied rows (attempt %d), %d changes in %d transactions, PostgreSQL decodes %d; the file went back %d times and repeated %d changes",
+	r.logf("file: %d copied rows (attempt %d), %d changes in %d transactions, PostgreSQL decodes %d; the file went back %d times and repeated %d changes",
 		len(h.copied), h.attempt, len(h.changes), len(got), len(want), h.again, h.repeats)
 	for i := range max(len(got), len(want)) {
 		if i >= len(got) || i >= len(want) || got[i] != want[i] {

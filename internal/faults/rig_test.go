@@ -39,6 +39,13 @@ type rig struct {
 	dest    string
 	nats    string
 	members []*member
+	began   time.Time
+}
+
+// logf says something with the time since the run began.
+func (r *rig) logf(format string, args ...any) {
+	r.t.Helper()
+	r.t.Logf("%6.1f s: "+format, append([]any{time.Since(r.began).Seconds()}, args...)...)
 }
 
 // newRig makes the databases on the shared server, unless it is given URLs, and a NATS server in this process, unless the
@@ -47,7 +54,7 @@ func newRig(t testing.TB, limit time.Duration, source, dest string) *rig {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
-	r := &rig{t: t, source: source, dest: dest}
+	r := &rig{t: t, source: source, dest: dest, began: time.Now()}
 	r.ctx, r.fail = context.WithCancelCause(ctx)
 	t.Cleanup(func() { r.fail(nil) })
 	name := "faults"
@@ -80,10 +87,10 @@ func (r *rig) end() {
 		return
 	}
 	if cause := context.Cause(r.ctx); cause != nil {
-		r.t.Logf("the run ended early: %v", cause)
+		r.logf("the run ended early: %v", cause)
 	}
 	for _, m := range r.members {
-		r.t.Logf("the end of %s's log:\n%s", m.cfg.Name, m.log)
+		r.logf("the end of %s's log:\n%s", m.cfg.Name, m.log)
 	}
 }
 
@@ -179,11 +186,11 @@ func (r *rig) catchUp() {
 	began := time.Now()
 	if err := f.WaitFor(r.ctx, lsn); err != nil {
 		for _, m := range r.members {
-			r.t.Logf("%s: %+v", m.cfg.Name, m.process().last())
+			r.logf("%s: %+v", m.cfg.Name, m.process().last())
 		}
 		r.t.Fatal(err)
 	}
-	r.t.Logf("caught up with %s in %s", lsn, time.Since(began).Round(time.Millisecond))
+	r.logf("caught up with %s in %s", lsn, time.Since(began).Round(time.Millisecond))
 }
 
 // equal compares all tables.
@@ -195,7 +202,7 @@ func (r *rig) equal() {
 		r.t.Errorf("the destination differs from the source:\n%s", report)
 		return
 	}
-	r.t.Logf("%d rows of %d tables are equal on both sides", report.Rows(), len(report.Tables))
+	r.logf("%d rows of %d tables are equal on both sides", report.Rows(), len(report.Tables))
 }
 
 // streams waits until the copy is over for everybody.
@@ -224,7 +231,7 @@ func (r *rig) stopAll() {
 func (r *rig) logKills() (total int) {
 	for _, m := range r.members {
 		if m.kills > 0 {
-			r.t.Logf("%s: %d kills: %v", m.cfg.Name, m.kills, m.phases)
+			r.logf("%s: %d kills: %v", m.cfg.Name, m.kills, m.phases)
 		}
 		total += m.kills
 	}

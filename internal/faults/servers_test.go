@@ -72,13 +72,13 @@ func TestServersDieWhileStreaming(t *testing.T) {
 		}
 		must(t, pause(r.ctx, between(rnd, 0, time.Second)))
 		before := repl.process().last()
-		t.Logf("%s, the replicator being %s at %s", f.name, before.Phase, before.Published)
+		r.logf("%s, the replicator being %s at %s", f.name, before.Phase, before.Published)
 		must(t, f.do(r.ctx))
 	}
-	l.finish(t)
+	l.finish(r)
 	r.catchUp()
 	for _, m := range []*member{repl, pg, lines} {
-		t.Logf("%s was interrupted %d times", m.cfg.Name, m.process().last().Retries)
+		r.logf("%s was interrupted %d times", m.cfg.Name, m.process().last().Retries)
 	}
 	r.equal()
 	r.stopAll()

@@ -59,7 +59,7 @@ func openTransactionOverSlotCreation(t *testing.T, s uint64) {
 	must(t, tx.Commit(r.ctx))
 	r.streams(repl, pg)
 	must(t, pause(r.ctx, between(rnd, 0, 300*time.Millisecond)))
-	l.finish(t)
+	l.finish(r)
 	r.catchUp()
 	r.equal()
 	r.stopAll()

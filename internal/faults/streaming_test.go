@@ -69,7 +69,7 @@ func TestKillsWhileStreaming(t *testing.T) {
 		g.Go(func() error { return k.run(ctx, m, random(s, uint64(i))) })
 	}
 	must(t, g.Wait())
-	l.finish(t)
+	l.finish(r)
 	r.catchUp()
 	if n := r.logKills(); n < 3*k.kills {
 		t.Errorf("%d kills, want %d", n, 3*k.kills)

@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
-	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -42,10 +41,10 @@ func newLoad(r *rig, truncates bool) (*load, context.Context) {
 }
 
 // finish stops the writers, waits for them, and says what they did.
-func (l *load) finish(t testing.TB) {
+func (l *load) finish(r *rig) {
 	l.stop()
 	l.wg.Wait()
-	t.Logf("written: %d mixed transactions (%d rolled back, %d connections lost), %d of pgbench",
+	r.logf("written: %d mixed transactions (%d rolled back, %d connections lost), %d of pgbench",
 		l.commits.Load(), l.rollbacks.Load(), l.lost.Load(), l.pgbench.Load())
 }
 
