@@ -90,7 +90,7 @@ func (b *bench) once(ctx context.Context, run int) error {
 		ours    bool
 		measure func(context.Context) error
 	}{
-		{"psql COPY | psql COPY", false, b.psqlCopy},
+		{"psql COPY to psql COPY", false, b.psqlCopy},
 		{"flo, copy", true, b.floCopy},
 	} {
 		if err := b.calm(ctx, "rows"); err != nil {
