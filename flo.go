@@ -224,7 +224,14 @@ func dialNATS(ctx context.Context, url string, opts []nats.Option) (*nats.Conn, 
 	}
 }
 
+const (
+	// publishWindow is how many bytes may be unacknowledged: 16 full batches, enough for full speed.
+	publishWindow = 8 << 20
+	// prefetchBytes is how many bytes a reader fetches ahead.
+	prefetchBytes = 4 << 20
+)
+
 // bus gives the stream's configuration.
 func (c *config) bus(l *link) bus.Config {
-	return bus.Config{JS: l.js, Group: c.group, Replicas: c.replicas, MaxBytes: c.maxBytes, Logger: c.logger}
+	return bus.Config{JS: l.js, Group: c.group, Replicas: c.replicas, MaxBytes: c.maxBytes, Logger: c.logger, WindowBytes: publishWindow}
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/pgflo/flo/sink/postgres"
 )
 
-// childEnv makes the test binary run a pipeline, with NATS inside, instead of tests, so that its
-// memory can be measured apart: "source destination".
+// childEnv makes the test binary run a pipeline instead of tests, so that its memory can be measured
+// apart from the servers': "source destination nats".
 const childEnv = "FLO_TEST_CHILD"
 
 // childMain runs a pipeline until standard input ends. It waits for each LSN that it reads, and answers
@@ -36,17 +36,12 @@ func childMain(urls string) int {
 
 func runChild(urls string) error {
 	ctx := context.Background()
-	src, dst, _ := strings.Cut(urls, " ")
-	ns, err := embednats.Start(ctx, embednats.WithTempDir())
+	url := strings.Fields(urls)
+	s, err := postgres.New(url[1])
 	if err != nil {
 		return err
 	}
-	defer ns.Close()
-	s, err := postgres.New(dst)
-	if err != nil {
-		return err
-	}
-	f, err := flo.New(flo.WithGroup("sizes"), flo.WithSource(src), flo.WithNATSServer(ns), flo.WithSink(s))
+	f, err := flo.New(flo.WithGroup("sizes"), flo.WithSource(url[0]), flo.WithNATSURL(url[2]), flo.WithSink(s))
 	if err != nil {
 		return err
 	}
@@ -105,7 +100,8 @@ func newMeasured(t *testing.T, schema string) *measured {
 	m.src.Exec(t, schema)
 	m.dst.Exec(t, schema)
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childEnv+"="+m.src.URL+" "+m.dst.URL)
+	ns := flotest.NATS(t, embednats.WithListen("127.0.0.1:0"))
+	cmd.Env = append(os.Environ(), childEnv+"="+m.src.URL+" "+m.dst.URL+" "+ns.URL())
 	cmd.Stderr = t.Output()
 	var err error
 	if m.in, err = cmd.StdinPipe(); err != nil {

@@ -196,7 +196,7 @@ func (f *feed) drain(ctx context.Context, a *attempt) error {
 
 // read hands out what the stream holds until all tables have ended.
 func (d *drainer) read(ctx context.Context, from uint64, ended int) error {
-	r := d.stream.Read(ctx, d.stream.CopyFilter(d.start.Attempt), from, bus.ReaderOptions{})
+	r := d.stream.Read(ctx, d.stream.CopyFilter(d.start.Attempt), from, bus.ReaderOptions{PullMaxBytes: prefetchBytes})
 	defer r.Close()
 	for ended < d.start.Copies {
 		wait, cancel := context.WithTimeout(ctx, attemptPoll)

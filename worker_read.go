@@ -66,7 +66,7 @@ func (e *repositionError) Unwrap() error { return errReposition }
 
 // run reads until ctx ends or something breaks.
 func (f *feed) run(ctx context.Context) error {
-	reader := f.stream.Read(ctx, f.stream.ChangesSubject(), f.place.seq, bus.ReaderOptions{})
+	reader := f.stream.Read(ctx, f.stream.ChangesSubject(), f.place.seq, bus.ReaderOptions{PullMaxBytes: prefetchBytes})
 	defer reader.Close()
 	msgs := make(chan bus.Message)
 	failed := make(chan error, 1)
@@ -399,7 +399,7 @@ func (f *feed) aborted(ctx context.Context) error {
 // lookAhead finds out, for a sink that can't take a transaction back, how one that goes on in later
 // messages ends: it waits until its end is in the stream. Only headers are kept.
 func (f *feed) lookAhead(ctx context.Context, seq uint64, lsn decode.LSN) (aborted bool, err error) {
-	r := f.stream.Read(ctx, f.stream.ChangesSubject(), seq+1, bus.ReaderOptions{})
+	r := f.stream.Read(ctx, f.stream.ChangesSubject(), seq+1, bus.ReaderOptions{PullMaxBytes: prefetchBytes})
 	defer r.Close()
 	for {
 		m, err := r.Next(ctx)
