@@ -108,14 +108,14 @@ func (s *Sink) bindChange(ctx context.Context, ch *decode.Change) error {
 const deferConstraints = "SET CONSTRAINTS ALL DEFERRED"
 
 func (s *Sink) applyBatch(ctx context.Context, b *sink.Batch) error {
-	q := newPipeline(ctx, s.main.pg, s.rowMissing)
+	q := newPipeline(ctx, s.main, s.rowMissing)
 	err := s.sendBatch(q, b)
 	if err == nil {
 		err = q.finish()
 	}
 	if err != nil {
 		q.abandon()
-		s.main.programs.settle()
+		s.main.settle()
 	}
 	return err
 }
@@ -152,13 +152,13 @@ func (s *Sink) sendBatch(q *pipeline, b *sink.Batch) error {
 	if err != nil {
 		return &requestError{-1, err}
 	}
-	return q.one(s.books.store, text(st.Group, st.Worker, string(cp), b.Checkpoint.Incarnation), nil)
+	return q.one(s.main.store, text(st.Group, st.Worker, string(cp), b.Checkpoint.Incarnation), nil)
 }
 
 // verify locks the checkpoint row for the transaction and makes sure that it is as this sink left it.
 // Its answer is read before COMMIT is sent, so nothing is applied twice, nor by two.
 func (s *Sink) verify(q *pipeline, st *sink.Start) error {
-	return q.one(s.books.lock, text(st.Group, st.Worker), func(row [][]byte) error {
+	return q.one(s.main.lock, text(st.Group, st.Worker), func(row [][]byte) error {
 		if err := checkEpoch(row[0], *st); err != nil {
 			return err
 		}
@@ -251,7 +251,6 @@ func (a *rowApplier) change(q *pipeline, i int, ch *decode.Change) error {
 	}
 	for _, st := range p.steps {
 		if !st.prepared {
-			st.name, st.prepared = a.session.programs.name(), true
 			if err := q.prepare(i, st); err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/sink"
 )
 
@@ -327,7 +328,7 @@ func TestStatementCacheIsBounded(t *testing.T) {
 	if n := len(r.sink.main.programs.all); n > maxPrograms {
 		t.Fatalf("%d programs kept", n)
 	}
-	rows, err := query(testContext(t), r.sink.main.pg, "SELECT count(*) <= $1::int FROM pg_prepared_statements", numberText(maxPrograms))
+	rows, err := query(testContext(t), r.sink.main.pg, "SELECT count(*) <= $1::int FROM pg_prepared_statements", numberText(maxPrograms+2))
 	if err != nil || string(rows[0][0]) != "t" {
 		t.Fatalf("prepared statements at the server: %q %v", rows, err)
 	}
@@ -382,4 +383,19 @@ func TestWholeRowChangeScansOnce(t *testing.T) {
 	if !strings.Contains(plan, "Tid Scan") || strings.Count(plan, "Seq Scan") != 1 {
 		t.Fatal(plan)
 	}
+}
+
+// Types of an extension have their equality in the extension's schema, which is not in the search path.
+func TestKeysOfExtensionTypes(t *testing.T) {
+	flotest.RequireOwnServer(t)
+	r := newRig(t, "")
+	if len(r.db.Query(t, "SELECT FROM pg_available_extensions WHERE name = 'citext'")) == 0 {
+		t.Skip("this server has no citext")
+	}
+	r.db.Exec(t, `CREATE SCHEMA "My ext"; CREATE EXTENSION citext SCHEMA "My ext"; CREATE TABLE t (k "My ext".citext PRIMARY KEY, v text);
+		CREATE TABLE f (a "My ext".citext, b int); CREATE INDEX ON f (a); INSERT INTO f VALUES ('x', 1), ('X', 1)`)
+	kv, f := rel("t", "*k", "v"), full("f", "a", "b")
+	r.apply(insert(kv, "a", "1"), insert(kv, "A", "2"), updateFrom(kv, row("a", absent), "B", "3"), remove(f, "X", "1"))
+	r.want("SELECT * FROM t", is("B", "3"))
+	r.want("SELECT a FROM f", is("x"))
 }

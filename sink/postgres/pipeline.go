@@ -43,14 +43,15 @@ type pipeline struct {
 	mark    int       // the end of the last window that was sent
 	bytes   int       // in the present window
 	missing func(change int) error
-	// describe stands for every prepared statement. None of them gives rows; saying that they do saves
-	// pgconn a Describe of each, and the server its answer.
+	name    func() string // of the next prepared statement
+	// describe stands for every prepared statement. Saying that they give rows, which but one do not,
+	// saves pgconn a Describe of each, and the server its answer; nobody reads what fields it names.
 	describe pgconn.StatementDescription
 }
 
-func newPipeline(ctx context.Context, pg *pgconn.PgConn, missing func(change int) error) *pipeline {
+func newPipeline(ctx context.Context, c *session, missing func(change int) error) *pipeline {
 	return &pipeline{
-		p: pg.StartPipeline(ctx), missing: missing,
+		p: c.pg.StartPipeline(ctx), missing: missing, name: c.programs.name,
 		describe: pgconn.StatementDescription{Fields: make([]pgconn.FieldDescription, 1)},
 	}
 }
@@ -61,14 +62,22 @@ func (q *pipeline) run(change int, sql string) error {
 	return q.sent(request{change: change}, len(sql))
 }
 
-// one sends a statement that has to meet the checkpoint's row.
-func (q *pipeline) one(sql string, params [][]byte, rows func([][]byte) error) error {
-	q.p.SendQueryParams(sql, params, nil, nil, nil)
-	return q.sent(request{change: -1, rows: rows, one: true}, len(sql)+size(params))
+// one sends a statement, prepared the first time, that has to meet the checkpoint's row.
+func (q *pipeline) one(st *step, params [][]byte, rows func([][]byte) error) error {
+	if !st.prepared {
+		if err := q.prepare(-1, st); err != nil {
+			return err
+		}
+	}
+	q.describe.Name = st.name
+	q.p.SendQueryStatement(&q.describe, params, nil, nil)
+	return q.sent(request{change: -1, rows: rows, one: true}, size(params))
 }
 
-// prepare sends a step's statement.
+// prepare sends a step's statement, under a name never used before: after an error nobody knows whether
+// the server has kept what it was sent.
 func (q *pipeline) prepare(change int, st *step) error {
+	st.name, st.prepared, st.ready = q.name(), true, false
 	q.p.SendPrepare(st.name, st.sql, st.oids)
 	return q.sent(request{change: change, step: st, prepare: true}, len(st.sql))
 }

@@ -25,7 +25,9 @@ type session struct {
 	replica  bool
 	bindings bindings
 	programs programs
-	onClose  func()
+	// Of every transaction: the statements on the checkpoint.
+	lock, store *step
+	onClose     func()
 
 	// Of the copy's sessions: the Open under which the session is recorded.
 	recorded *sink.Start
@@ -60,11 +62,15 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 	s.pidsMu.Lock()
 	s.pids[pid] = struct{}{}
 	s.pidsMu.Unlock()
-	conn := &session{pg: pg, replica: s.config.replica, onClose: func() {
-		s.pidsMu.Lock()
-		delete(s.pids, pid)
-		s.pidsMu.Unlock()
-	}}
+	conn := &session{
+		pg: pg, replica: s.config.replica,
+		lock: &step{sql: s.books.lock}, store: &step{sql: s.books.store},
+		onClose: func() {
+			s.pidsMu.Lock()
+			delete(s.pids, pid)
+			s.pidsMu.Unlock()
+		},
+	}
 	conn.bindings.clear()
 	conn.programs.clear()
 	return conn, nil
@@ -105,8 +111,19 @@ func (c *session) reset(ctx context.Context) bool {
 func (c *session) forget(ctx context.Context) error {
 	c.bindings.clear()
 	c.programs.clear()
+	for _, st := range []*step{c.lock, c.store} {
+		st.prepared, st.ready = false, false
+	}
 	_, err := c.pg.Exec(ctx, "DEALLOCATE ALL").ReadAll()
 	return err
+}
+
+// settle, after an error, marks statements as not prepared that the server has not answered for.
+func (c *session) settle() {
+	c.programs.settle()
+	for _, st := range []*step{c.lock, c.store} {
+		st.prepared = st.prepared && st.ready
+	}
 }
 
 // close ends the connection, within endTimeout.
