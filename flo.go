@@ -199,9 +199,12 @@ func (c *config) connectNATS(ctx context.Context) (*link, error) {
 	return l, nil
 }
 
+// writeTimeout bounds a write to a NATS server that no longer reads.
+const writeTimeout = 10 * time.Second
+
 // dialNATS connects within ctx: nats.Connect itself knows only timeouts.
 func dialNATS(ctx context.Context, url string, opts []nats.Option) (*nats.Conn, error) {
-	opts = append([]nats.Option{nats.MaxReconnects(-1), nats.Name("flo")}, opts...)
+	opts = append([]nats.Option{nats.MaxReconnects(-1), nats.Name("flo"), nats.FlusherTimeout(writeTimeout)}, opts...)
 	type result struct {
 		nc  *nats.Conn
 		err error

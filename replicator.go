@@ -22,6 +22,7 @@ type Replicator struct {
 	running atomic.Bool
 	status  replicatorStatus
 	settle  atomic.Int64 // rises with each call of Settle
+	settled atomic.Int64 // the calls that were seen to
 }
 
 // NewReplicator makes the half that reads PostgreSQL. It needs the replicator's options only,
@@ -169,7 +170,7 @@ func (r *Replicator) Drop(ctx context.Context) error {
 		errs = append(errs, err)
 	} else {
 		defer conn.Close(ctx)
-		if err := r.source.DropSlot(ctx, r.cfg.slot); err != nil && !errors.Is(err, source.ErrSlotMissing) {
+		if err := r.source.DropSlot(ctx, r.cfg.slot); err != nil {
 			errs = append(errs, err)
 		}
 		if err := r.source.DropPublications(ctx, conn, r.cfg.publicationName()); err != nil {

@@ -312,7 +312,7 @@ func (c *config) publicationName() string {
 
 func (s *replication) createSlot(ctx context.Context) error {
 	name := s.r.cfg.slot
-	if err := s.r.source.DropSlot(ctx, name); err != nil && !errors.Is(err, source.ErrSlotMissing) {
+	if err := s.r.source.DropSlot(ctx, name); err != nil { // one that is missing is no error
 		return err
 	}
 	s.r.status.set(PhaseCreatingSlot)

@@ -46,7 +46,6 @@ type streaming struct {
 	copied   <-chan struct{}  // closed when the copy is whole in the publisher's hands
 	ask      <-chan struct{}  // somebody waits for the idle position
 	idleNext time.Time        // no idle marker before
-	settled  int64
 	frames   int
 }
 
@@ -78,7 +77,7 @@ func (s *replication) run(ctx context.Context) error {
 			return nil
 		})
 	}
-	conn, err := s.r.source.StartStream(ctx, source.StreamConfig{
+	conn, err := s.r.source.StartStream(work, source.StreamConfig{
 		Slot: s.r.cfg.slot, Publications: s.published, From: s.tail.End, System: s.sys,
 	})
 	if err != nil {
@@ -88,6 +87,7 @@ func (s *replication) run(ctx context.Context) error {
 	}
 	st := &streaming{replication: s, conn: conn, parser: decode.NewParser(), out: make(chan *pack.Batch, sendQueue), spare: make(chan []byte, spareBuffers), copied: copied, ask: asks}
 	s.acked.spare = st.spare
+	conn.SetLazy(true) // it notices load itself
 	st.packer = pack.New(pack.Config{
 		Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, Start: s.start, Timeline: uint32(s.sys.Timeline), Tail: s.tail, Target: s.target(),
 	})
@@ -128,7 +128,6 @@ func (st *streaming) own(ctx, stop context.Context) error {
 	st.r.status.set(PhaseStreaming)
 	for stop.Err() == nil && ctx.Err() == nil {
 		inflight := st.pub.Inflight() + len(st.out)
-		st.conn.SetLazy(inflight >= maxPartial)
 		ev, err := st.conn.Next(st.wait(inflight))
 		if err != nil {
 			if stop.Err() != nil || ctx.Err() != nil {
@@ -298,8 +297,7 @@ func (st *streaming) lookAround(ctx context.Context) error {
 // confirm tells the source what has been safe for a replay window.
 func (st *streaming) confirm() {
 	now := time.Now()
-	if n := st.r.settle.Load(); n != st.settled {
-		st.settled = n
+	if n := st.r.settle.Load(); st.r.settled.Swap(n) != n {
 		st.acked.settle()
 	}
 	if lsn, moved := st.acked.confirmable(now); moved {
