@@ -41,6 +41,9 @@ var (
 	ErrLeaseLost = sink.ErrLeaseLost
 	// ErrTables: tables that were asked for cannot be replicated.
 	ErrTables = errors.New("flo: tables cannot be replicated")
+	// ErrNotDrained: Run was stopped and could not finish what was under way within its bound, because
+	// JetStream or the sink did not answer. Nothing is lost: the next start takes it up again.
+	ErrNotDrained = errors.New("flo: stopped before everything under way was finished; the next start takes it up again")
 	// ErrFinished: the group was run as CopyOnly and has finished.
 	ErrFinished = errors.New("flo: the group's copy has finished")
 )

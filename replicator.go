@@ -79,6 +79,8 @@ func retry(ctx context.Context, log *slog.Logger, st *commonStatus, session func
 			return nil
 		case errors.Is(err, errAgain):
 			log.InfoContext(ctx, "the session begins again", slog.Any("reason", err))
+		case ctx.Err() != nil && errors.Is(err, ErrNotDrained):
+			return err
 		case ctx.Err() != nil && !fatal(err):
 			return nil
 		case !transient(err):
@@ -121,7 +123,9 @@ func (r *Replicator) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := &replication{r: r, log: r.source.Logger, link: link, sys: sys, stream: stream, store: store, conn: conn, id: newSession()}
+	work, release := outliving(ctx, drainBound)
+	defer release()
+	s := &replication{r: r, work: work, log: r.source.Logger, link: link, sys: sys, stream: stream, store: store, conn: conn, id: newSession()}
 	defer s.close()
 	if err := s.readTail(ctx); err != nil {
 		return streamError(err)
@@ -138,7 +142,7 @@ func (r *Replicator) session(ctx context.Context) error {
 	if r.cfg.mode == CopyOnly {
 		return streamError(s.copyOnly(ctx))
 	}
-	return streamError(s.run(ctx))
+	return undrained(work, streamError(s.run(ctx)))
 }
 
 // Settle confirms to the source all that is in the stream, at once, without waiting for the replay

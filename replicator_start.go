@@ -24,6 +24,7 @@ import (
 // replication is one session of a replicator: from the tail of the stream until something breaks.
 type replication struct {
 	r      *Replicator
+	work   context.Context // outlives the stop by drainBound
 	log    *slog.Logger
 	link   *link
 	sys    source.System
@@ -402,7 +403,7 @@ func (s *replication) openPublisher(ctx context.Context) error {
 	if s.pub != nil {
 		return nil
 	}
-	pub, err := s.stream.NewPublisher(ctx, s.id, s.last)
+	pub, err := s.stream.NewPublisher(s.work, s.id, s.last)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package flo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -59,8 +60,7 @@ func (s *replication) run(ctx context.Context) error {
 	if err := s.openPublisher(ctx); err != nil {
 		return err
 	}
-	// What is published is finished even when ctx has ended: work outlives it by drainBound.
-	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	work, cancel := context.WithCancel(s.work)
 	defer cancel()
 	asks, stopAsks, err := s.listenForAsks()
 	if err != nil {
@@ -71,7 +71,9 @@ func (s *replication) run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(work)
 	if s.slot != nil && !s.copyDone {
 		g.Go(func() error {
-			if err := s.copyTables(stopWith(gctx, ctx), copied); err != nil && ctx.Err() == nil {
+			cctx, done := either(gctx, ctx)
+			defer done()
+			if err := s.copyTables(cctx, copied); err != nil && ctx.Err() == nil {
 				return err
 			}
 			return nil
@@ -92,7 +94,11 @@ func (s *replication) run(ctx context.Context) error {
 		Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, Start: s.start, Timeline: uint32(s.sys.Timeline), Tail: s.tail, Target: s.target(),
 	})
 	g.Go(func() error { return st.send(gctx) })
-	g.Go(func() error { return s.upkeep(stopWith(gctx, ctx)) })
+	g.Go(func() error {
+		uctx, done := either(gctx, ctx)
+		defer done()
+		return s.upkeep(uctx)
+	})
 	g.Go(func() error {
 		defer conn.Close(work)
 		defer close(st.out)
@@ -101,12 +107,39 @@ func (s *replication) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// stopWith gives a context that ends when either ends; its values are the first one's.
-func stopWith(ctx, stop context.Context) context.Context {
+// undrained tells an error that comes of the bound on a stop from others.
+func undrained(work context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(work), ErrNotDrained) && !errors.Is(err, ErrNotDrained) {
+		return fmt.Errorf("%w: %w", ErrNotDrained, err)
+	}
+	return err
+}
+
+// either gives a context that ends when one of two ends, and what lets go of it.
+func either(ctx, stop context.Context) (context.Context, func()) {
 	c, cancel := context.WithCancelCause(ctx)
-	context.AfterFunc(stop, func() { cancel(context.Cause(stop)) })
-	context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
-	return c
+	unhook := context.AfterFunc(stop, func() { cancel(context.Cause(stop)) })
+	return c, func() {
+		unhook()
+		cancel(context.Canceled)
+	}
+}
+
+// outliving gives a context that ends bound later than ctx, with ErrNotDrained as its cause: what is under way
+// when ctx ends can be finished, and what hangs doesn't hold up the stop.
+func outliving(ctx context.Context, bound time.Duration) (context.Context, func()) {
+	c, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	unhook := context.AfterFunc(ctx, func() {
+		select {
+		case <-c.Done():
+		case <-time.After(bound):
+			cancel(ErrNotDrained)
+		}
+	})
+	return c, func() {
+		unhook()
+		cancel(context.Canceled)
+	}
 }
 
 func (s *replication) listenForAsks() (<-chan struct{}, func(), error) {
@@ -336,10 +369,8 @@ func (st *streaming) send(ctx context.Context) error {
 			return st.publisherError(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, drainBound)
-	defer cancel()
 	if err := st.pub.Drained(ctx); err != nil {
-		return fmt.Errorf("flo: stopped before JetStream acknowledged all that was read; it is sent again at the next start: %w", st.publisherError(err))
+		return st.publisherError(err)
 	}
 	return nil
 }

@@ -187,15 +187,34 @@ func (s *working) open(ctx context.Context) error {
 	if s.tx == nil {
 		return nil
 	}
-	cp, err := s.tx.Open(ctx, sink.Start{Group: s.cfg.group, Worker: s.opt.name, Incarnation: s.stream.Incarnation(), Epoch: s.epoch})
+	cp, err := s.tx.Open(ctx, s.opening())
 	if err != nil {
 		return s.sinkError(nil, err)
 	}
-	if s.copy != nil && cp.IsZero() && s.start.Incarnation == s.stream.Incarnation() && s.start.Seq == 0 {
-		return nil // the record says how far the copy is; the sink knows each chunk
+	if rec := s.start; s.copy != nil && rec.Incarnation == s.stream.Incarnation() && rec.CopyAttempt > cp.Attempt && (cp.IsZero() || cp.Incarnation == rec.Incarnation) {
+		// The sink knows each chunk; the record says which messages it needs no more.
+		cp.Incarnation = rec.Incarnation
+		cp.CopyAttempt, cp.CopySeq, cp.CopyTables = rec.CopyAttempt, rec.CopySeq, rec.CopyTables
 	}
 	s.start = cp
 	return nil
+}
+
+// reopen rolls back what batches with More have begun, and makes sure that the sink then stands where
+// the worker believes.
+func (s *working) reopen(ctx context.Context, want decode.Checkpoint) error {
+	if err := s.tx.Abort(ctx); err != nil {
+		return err
+	}
+	cp, err := s.tx.Open(ctx, s.opening())
+	if err == nil && (cp.Seq != want.Seq || cp.End != want.End) {
+		err = fmt.Errorf("flo: the sink stands at %s (message %d) where %s (message %d) was written", cp.End, cp.Seq, want.End, want.Seq)
+	}
+	return err
+}
+
+func (s *working) opening() sink.Start {
+	return sink.Start{Group: s.cfg.group, Worker: s.opt.name, Incarnation: s.stream.Incarnation(), Epoch: s.epoch}
 }
 
 // run reads, decodes and writes until ctx ends. The stages overlap: while one batch is written, the
@@ -203,11 +222,10 @@ func (s *working) open(ctx context.Context) error {
 func (s *working) run(ctx context.Context, from place) error {
 	s.status.set(PhaseStreaming)
 	s.status.applied(s.start)
-	// What the sink has begun is finished even when ctx has ended, within a bound.
-	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	work, release := outliving(ctx, drainBound) // what the sink has begun is finished
+	defer release()
+	work, cancel := context.WithCancel(work)
 	defer cancel()
-	stopTimer := context.AfterFunc(ctx, func() { time.AfterFunc(drainBound, cancel) })
-	defer stopTimer()
 
 	g, gctx := errgroup.WithContext(work)
 	reading, stopReading := context.WithCancelCause(gctx)
@@ -228,7 +246,7 @@ func (s *working) run(ctx context.Context, from place) error {
 		defer cancel() // CopyOnly: nothing is read behind the end
 		return s.write(gctx, f.out)
 	})
-	err := g.Wait()
+	err := undrained(work, g.Wait())
 	flush, cancelFlush := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
 	defer cancelFlush()
 	if ferr := s.report.flush(flush); err == nil && ferr != nil {

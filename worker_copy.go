@@ -176,6 +176,7 @@ func (f *feed) drain(ctx context.Context, a *attempt) error {
 	writers := 1
 	if f.copy != nil {
 		for _, t := range a.tables {
+			t.table.Resumed = from > a.seq+1
 			if err := f.copyError(t, decode.CopyID{Attempt: a.start.Attempt, Table: t.table.Source, Point: t.table.Point}, f.copy.BeginTable(ctx, t.table)); err != nil {
 				return err
 			}

@@ -67,7 +67,7 @@ func (s *working) give(ctx context.Context, b *batch) error {
 		if s.tx == nil {
 			return nil
 		}
-		return s.tx.Abort(ctx)
+		return s.reopen(ctx, b.Checkpoint)
 	}
 	if len(b.Changes) == 0 && s.tx == nil {
 		return nil // only the checkpoint moves, and that isn't the sink's

@@ -84,6 +84,9 @@ type CopyTable struct {
 	Point    decode.LSN // the snapshot's consistent point
 	// Chunks and Rows of the whole table at the source; set for EndTable only.
 	Chunks, Rows uint64
+	// Resumed: the worker has handed over chunks of this attempt before, and some of them may no longer
+	// be in the stream. A sink that knows nothing of the attempt must then fail, since it has lost them.
+	Resumed bool
 	// Filtered: rules may have dropped rows, so that fewer than Rows were written.
 	Filtered bool
 }

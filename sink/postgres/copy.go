@@ -96,6 +96,9 @@ func (s *Sink) beginTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start
 	if same {
 		return nil
 	}
+	if t.Resumed {
+		return tableError(dest.name, ErrCopyLost, "")
+	}
 	if !sibling {
 		if err := s.empty(ctx, pg, dest, ours); err != nil {
 			return err
@@ -271,7 +274,7 @@ func (s *Sink) endTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, 
 		counts = rows[0]
 	}
 	chunks, total := string(counts[0]), string(counts[1])
-	if chunks != number(t.Chunks) || total != number(t.Rows) {
+	if chunks != number(t.Chunks) || total != number(t.Rows) && !t.Filtered {
 		return tableError(name, ErrCopyIncomplete, fmt.Sprintf("%s of %d chunks, %s of %d rows are there", chunks, t.Chunks, total, t.Rows))
 	}
 	if done {
