@@ -82,6 +82,12 @@ func (p *Publisher) run() {
 		if failed {
 			return
 		}
+		if p.ctx.Err() != nil { // also in doubt, which else would go on
+			p.mu.Lock()
+			p.fail(context.Cause(p.ctx))
+			p.mu.Unlock()
+			return
+		}
 		if doubting {
 			p.resolve()
 			continue
