@@ -4,7 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
+
+	"github.com/pgflo/flo/internal/folderlock"
 )
 
 // makeFolder makes dir and those above it, and reports whether it was missing.
@@ -15,15 +16,11 @@ func makeFolder(dir string) (made bool, err error) {
 	return true, os.MkdirAll(dir, folderMode)
 }
 
-// lockFolder makes sure that no other sink has dir open, and returns how to let it go. The lock's file
-// is never removed: two sinks could then lock two files of one name.
+// lockFolder makes sure that no other sink has dir open, and returns how to let it go.
 func lockFolder(dir string) (unlock func() error, err error) {
-	f, err := os.OpenFile(filepath.Join(dir, LockName), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
+	unlock, err = folderlock.Lock(dir)
+	if errors.Is(err, folderlock.ErrLocked) {
+		return nil, ErrFolderInUse
 	}
-	if err := lockFile(f); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return func() error { return errors.Join(unlockFile(f), f.Close()) }, nil
+	return unlock, err
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/pgflo/flo/internal/folderlock"
 	"github.com/pgflo/flo/sink"
 )
 
@@ -22,7 +23,7 @@ const (
 	// Name of the file in the sink's folder.
 	Name = "changes.jsonl"
 	// LockName of the file that carries the folder's lock. It stays when the sink is closed.
-	LockName = "flo.lock"
+	LockName = folderlock.Name
 	// DefaultFileMode of the file when it is made, before the umask.
 	DefaultFileMode fs.FileMode = 0o640
 

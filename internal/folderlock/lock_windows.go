@@ -1,4 +1,4 @@
-package file
+package folderlock
 
 import (
 	"errors"
@@ -7,12 +7,12 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// lockFile takes the file for this handle alone; the system gives it free when the process dies.
+// lockFile takes the file for this handle alone; the system frees it when the process dies.
 func lockFile(f *os.File) error {
 	err := windows.LockFileEx(windows.Handle(f.Fd()),
 		windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &windows.Overlapped{})
 	if errors.Is(err, windows.ERROR_LOCK_VIOLATION) {
-		return ErrFolderInUse
+		return ErrLocked
 	}
 	return err
 }
@@ -20,6 +20,3 @@ func lockFile(f *os.File) error {
 func unlockFile(f *os.File) error {
 	return windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, &windows.Overlapped{})
 }
-
-// syncFolder does nothing: Windows has no such call, and NTFS journals names.
-func syncFolder(string) error { return nil }

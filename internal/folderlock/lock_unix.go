@@ -1,6 +1,6 @@
 //go:build unix && !solaris && !aix
 
-package embednats
+package folderlock
 
 import (
 	"errors"
@@ -9,14 +9,19 @@ import (
 )
 
 // lockFile takes the file for this open descriptor alone. flock(2) binds the lock to
-// the open file, so a second server in the same process is refused too, and the kernel
+// the open file, so a second user in the same process is refused too, and the kernel
 // frees it when the process dies.
 func lockFile(f *os.File) error {
-	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return errLocked
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case errors.Is(err, syscall.EWOULDBLOCK):
+			return ErrLocked
+		}
+		return err
 	}
-	return err
 }
 
 // unlockFile frees the lock itself: only closing would leave it to a child process that

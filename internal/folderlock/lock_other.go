@@ -1,10 +1,10 @@
 //go:build !windows && (!unix || solaris || aix)
 
-package embednats
+package folderlock
 
 import "os"
 
 // lockFile locks nothing here: the platform has no lock that a dead process gives back
-// and that also keeps two servers of one process apart.
+// and that also keeps two users of one process apart.
 func lockFile(*os.File) error   { return nil }
 func unlockFile(*os.File) error { return nil }
