@@ -78,14 +78,14 @@ func (s *replication) purge(ctx context.Context) error {
 	changes, copies := verified, verified
 	for i := range workers {
 		w := &workers[i]
-		ok, err := s.verifyCheckpoint(ctx, w)
+		needed, ok, err := s.verifyCheckpoint(ctx, w)
 		if err != nil {
 			return err
 		}
 		if !ok {
 			return nil
 		}
-		changes = min(changes, w.Checkpoint.Seq)
+		changes = min(changes, needed)
 		copies = min(copies, s.copiedBy(w))
 	}
 	if copies > 0 {
@@ -110,23 +110,25 @@ func (s *replication) copiedBy(w *state.Worker) uint64 {
 	return 0
 }
 
-func (s *replication) verifyCheckpoint(ctx context.Context, w *state.Worker) (bool, error) {
+// verifyCheckpoint compares a checkpoint with the message that it names. needed is that message's first
+// sequence: of one in parts the worker needs all, since the checkpoint may lie within it.
+func (s *replication) verifyCheckpoint(ctx context.Context, w *state.Worker) (needed uint64, ok bool, err error) {
 	cp := w.Checkpoint
 	if cp.Incarnation == s.stream.Incarnation() && cp.Seq == 0 {
-		return true, nil // it has written nothing but copied rows
+		return 0, true, nil // it has written nothing but copied rows
 	}
 	if cp.Incarnation != s.stream.Incarnation() || cp.Seq > s.verified.Load() {
-		return false, nil
+		return 0, false, nil
 	}
 	msg, err := s.stream.Get(ctx, cp.Seq)
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
 	h, _, err := wire.Parse(msg.Data)
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
-	return h.Session == cp.Session && h.From.End <= cp.End && cp.End <= h.To.End, nil
+	return cp.Seq - uint64(h.Part), h.Session == cp.Session && holds(&h, cp.End), nil
 }
 
 // byteGate holds writers back while the stream is larger than flo's own limits, which lie below the
