@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
@@ -166,7 +168,7 @@ func (st *streaming) own(ctx, stop context.Context) error {
 			if stop.Err() != nil || ctx.Err() != nil {
 				break
 			}
-			return err
+			return st.undecodable(ctx, err)
 		}
 		switch ev.Kind {
 		case source.Frame:
@@ -197,6 +199,28 @@ func (st *streaming) own(ctx, stop context.Context) error {
 	}
 	return st.hand(ctx)
 }
+
+// undecodable is what an internal error of the server in mid-stream means. While PostgreSQL makes a
+// slot it forgets what transactions that were open over its full snapshot have done to the catalog
+// (SnapBuildCommitTxn and xact_decode in src/backend/replication/logical/snapbuild.c and decode.c): a
+// transaction that wrote to a table behind such a TRUNCATE and committed behind the slot's point can't be decoded,
+// at no later time either ("could not map filenode"). Until the copy is whole nothing is lost with
+// the slot: the copy begins again with another one.
+func (st *streaming) undecodable(ctx context.Context, err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) || pg.Code != internalError {
+		return err
+	}
+	if st.copyDone || st.copied == nil {
+		return fmt.Errorf("flo: the source can't decode its WAL for slot %q: %w; if starting again meets the same error, call Drop and start over with a fresh copy", st.r.cfg.slot, err)
+	}
+	st.log.WarnContext(ctx, "the copy begins again with another slot: the source can't decode a transaction that was open when this one was made", slog.Any("error", err))
+	return fmt.Errorf("%w: %w", errAgain, err)
+}
+
+// internalError is PostgreSQL's SQLSTATE for what should not happen.
+// https://www.postgresql.org/docs/current/errcodes-appendix.html
+const internalError = "XX000"
 
 // wait is how long to wait for the server: not at all if a batch could go right now.
 func (st *streaming) wait(inflight int) time.Duration {
