@@ -34,7 +34,7 @@ func TestKillsDuringCopy(t *testing.T) {
 	r.both(mixedSchema + copySchema)
 	must(t, execute(r.ctx, r.source, fmt.Sprintf(copyFill, copyRows)))
 	o := newOracle(r)
-	l, writing := newLoad(r, false)
+	l, writing := newLoad(r)
 	startMixed(r, l, writing, s, 2)
 	way, slow := newThrottle(t, r.source, copyRate)
 	folder := t.TempDir()
@@ -63,6 +63,7 @@ func TestKillsDuringCopy(t *testing.T) {
 	}
 	way.set(0)
 	r.streams(pg, lines)
+	l.truncates.Store(true)
 	l.finish(r)
 	r.catchUp()
 	r.logKills()

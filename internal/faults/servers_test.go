@@ -21,13 +21,14 @@ func TestServersDieWhileStreaming(t *testing.T) {
 	nats := r.natsProcess()
 	r.both(mixedSchema)
 	o := newOracle(r)
-	l, writing := newLoad(r, true)
+	l, writing := newLoad(r)
 	startMixed(r, l, writing, s, 3)
 	folder := t.TempDir()
 	repl := r.replicator(childConfig{})
 	pg := r.worker(childConfig{BatchSize: 1000})
 	lines := r.worker(childConfig{Name: "file", Folder: folder})
 	r.streams(repl, pg, lines)
+	l.truncates.Store(true)
 
 	crash := func(s *flotest.Server) func(context.Context) error {
 		return func(ctx context.Context) error {

@@ -53,15 +53,19 @@ func TestKillsWhileStreaming(t *testing.T) {
 	r := newRig(t, 4*time.Minute, "", "")
 	r.localNATS()
 	r.both(mixedSchema)
-	l, writing := newLoad(r, true)
+	l, writing := newLoad(r)
 	startPgbench(r, l, writing, 200)
 	o := newOracle(r)
 	startMixed(r, l, writing, s, 3)
 	folder := t.TempDir()
-	repl := r.replicator(childConfig{})
-	pg := r.worker(childConfig{BatchSize: 1000})
-	lines := r.worker(childConfig{Name: "file", Folder: folder, BatchSize: 500})
+	rnd := random(s, 100)
+	pick := func(of ...int) int { return of[rnd.IntN(len(of))] }
+	repl := r.replicator(childConfig{ReplayWindow: time.Duration(pick(0, 0, 2, 180)) * time.Second, StreamMaxBytes: int64(pick(0, 0, 32<<20))})
+	pg := r.worker(childConfig{BatchSize: pick(0, 20, 1000)})
+	lines := r.worker(childConfig{Name: "file", Folder: folder, BatchSize: pick(0, 20, 1000)})
+	r.logf("replicator %+v, worker %+v, file %+v", repl.cfg, pg.cfg, lines.cfg)
 	r.streams(repl, pg, lines)
+	l.truncates.Store(true)
 
 	k := killing{kills: or(kills, 10), early: 300 * time.Millisecond, late: 800 * time.Millisecond}
 	g, ctx := errgroup.WithContext(r.ctx)

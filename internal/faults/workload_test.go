@@ -20,7 +20,7 @@ import (
 
 // load is what writes to the source until it is told to stop.
 type load struct {
-	truncates bool // not while tables are copied: each one begins the whole copy again
+	truncates atomic.Bool // off while tables are copied: each one begins the whole copy again
 
 	wg   sync.WaitGroup
 	stop context.CancelFunc
@@ -33,9 +33,9 @@ type load struct {
 }
 
 // newLoad makes a load that ends with the rig's run at the latest.
-func newLoad(r *rig, truncates bool) (*load, context.Context) {
+func newLoad(r *rig) (*load, context.Context) {
 	ctx, cancel := context.WithCancel(r.ctx)
-	l := &load{truncates: truncates, stop: cancel, fail: r.fail}
+	l := &load{stop: cancel, fail: r.fail}
 	r.t.Cleanup(func() { cancel(); l.wg.Wait() })
 	return l, ctx
 }
@@ -222,9 +222,11 @@ func (w *writer) change(ctx context.Context, tx pgx.Tx) error {
 		return exec(`INSERT INTO scratch VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET v = excluded.v || scratch.id`, id, w.words(20))
 	case n < 985:
 		return exec(`INSERT INTO scratch_too (v) SELECT $1 || i FROM generate_series(1, $2::int) i`, w.words(8), 1+w.rnd.IntN(300))
-	case n < 988: // larger than a batch of the worker, and than a message
-		return exec(`INSERT INTO append_log (writer, n, what) SELECT $1, $2, repeat($3, 10) || i FROM generate_series(1, 4000) i`, w.id, -w.n, w.words(20))
-	case n < 997 && !w.truncates:
+	case n < 987: // larger than a batch of the worker, up to many messages
+		return exec(`INSERT INTO append_log (writer, n, what) SELECT $1, $2, repeat($3, 10) || i FROM generate_series(1, $4::int) i`, w.id, -w.n, w.words(20), 500+w.rnd.IntN(12_000))
+	case n < 988: // a row larger than a message
+		return exec(`INSERT INTO scratch VALUES ($1, repeat($2, 30000)) ON CONFLICT (id) DO UPDATE SET v = excluded.v`, id, w.words(50+w.rnd.IntN(50)))
+	case n < 997 && !w.truncates.Load():
 		return exec(`DELETE FROM scratch WHERE id % 5 = 0`)
 	case n < 993:
 		return exec(`TRUNCATE scratch`)
