@@ -75,16 +75,24 @@ func appendTable(dst []byte, r *Relation) []byte {
 	return appendString(append(dst, `,"table":`...), r.Name)
 }
 
-func (c *Change) appendRows(dst []byte) ([]byte, error) {
-	rel := c.Relation
-	if rel == nil {
-		return dst, fmt.Errorf("decode: JSON of a change: %s without a relation", c.Op)
+// checkRows finds a row without a relation, or that does not match it.
+func (c *Change) checkRows() error {
+	if c.Relation == nil {
+		return fmt.Errorf("decode: JSON of a change: %s without a relation", c.Op)
 	}
 	for _, row := range [...]Row{c.New, c.Old} {
-		if row != nil && len(row) != len(rel.Columns) {
-			return dst, fmt.Errorf("decode: JSON of a change: row of %d columns, %s has %d", len(row), rel.Qualified(), len(rel.Columns))
+		if row != nil && len(row) != len(c.Relation.Columns) {
+			return fmt.Errorf("decode: JSON of a change: row of %d columns, %s has %d", len(row), c.Relation.Qualified(), len(c.Relation.Columns))
 		}
 	}
+	return nil
+}
+
+func (c *Change) appendRows(dst []byte) ([]byte, error) {
+	if err := c.checkRows(); err != nil {
+		return dst, err
+	}
+	rel := c.Relation
 	if rel.HasKey() {
 		dst = c.appendKey(dst)
 	}
