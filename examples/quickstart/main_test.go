@@ -177,3 +177,26 @@ func TestMeter(t *testing.T) {
 		t.Errorf("thousands: %s", s)
 	}
 }
+
+func TestMissingTableAtTheTargetIsMendedByMakingIt(t *testing.T) {
+	source, target, nats := flotest.Postgres(t), flotest.Postgres(t), flotest.NATS(t, embednats.WithListen("127.0.0.1:0"))
+	source.Exec(t, "CREATE TABLE items (id int PRIMARY KEY); INSERT INTO items VALUES (1)")
+	out, text := output(t)
+	var errs strings.Builder
+	args := []string{"-source", source.URL, "-target", target.URL, "-nats", nats.URL(), "-group", "shop"}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if code := run(ctx, args, out, &errs); code != exitFailed || !strings.Contains(errs.String(), "pg_dump --schema-only") {
+		t.Errorf("exit code %d\n%s\n%s", code, text(), errs.String())
+	}
+	target.Exec(t, "CREATE TABLE items (id int PRIMARY KEY)")
+	ctx, cancel = context.WithCancel(t.Context())
+	code := make(chan int, 1)
+	go func() { code <- run(ctx, args, out, &errs) }()
+	waitFor(t, source.URL, nats.URL(), source.QueryString(t, "SELECT pg_current_wal_flush_lsn()"))
+	cancel()
+	if c := <-code; c != 0 {
+		t.Fatalf("exit code %d\n%s\n%s", c, text(), errs.String())
+	}
+	flotest.Equal(t, t.Context(), source.URL, target.URL, "items")
+}
