@@ -12,6 +12,7 @@ type Memory struct {
 	revision   uint64 // of the last write, of any record
 	replicator *Replicator
 	workers    map[string]memoryWorker
+	leases     map[string]memoryLease
 }
 
 type memoryWorker struct {
@@ -19,10 +20,17 @@ type memoryWorker struct {
 	rev uint64
 }
 
+type memoryLease struct {
+	l   Lease
+	rev uint64
+}
+
 var _ Store = (*Memory)(nil)
 
 // NewMemory makes an empty store.
-func NewMemory() *Memory { return &Memory{workers: map[string]memoryWorker{}} }
+func NewMemory() *Memory {
+	return &Memory{workers: map[string]memoryWorker{}, leases: map[string]memoryLease{}}
+}
 
 // Replicator implements Store.
 func (m *Memory) Replicator(ctx context.Context) (Replicator, error) {
@@ -115,7 +123,37 @@ func (m *Memory) Drop(ctx context.Context) error {
 	m.revision++
 	m.replicator = nil
 	clear(m.workers)
+	clear(m.leases)
 	return nil
+}
+
+// Lease implements Store.
+func (m *Memory) Lease(ctx context.Context, name string) (Lease, uint64, error) {
+	if err := firstError(ctx.Err(), checkLease(name)); err != nil {
+		return Lease{}, 0, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l, ok := m.leases[name]
+	if !ok {
+		return Lease{}, 0, fmt.Errorf("%w: lease %s", ErrNotFound, name)
+	}
+	return l.l, l.rev, nil
+}
+
+// PutLease implements Store.
+func (m *Memory) PutLease(ctx context.Context, l Lease, rev uint64) (uint64, error) {
+	if err := firstError(ctx.Err(), checkLease(l.Name)); err != nil {
+		return 0, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if is := m.leases[l.Name].rev; is != rev {
+		return 0, fmt.Errorf("%w: lease %s is at revision %d, not %d", ErrConflict, l.Name, is, rev)
+	}
+	m.revision++
+	m.leases[l.Name] = memoryLease{l: l, rev: m.revision}
+	return m.revision, nil
 }
 
 func firstError(errs ...error) error {

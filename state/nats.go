@@ -20,6 +20,7 @@ var ErrBucket = errors.New("state: the bucket has settings that flo can't work w
 const (
 	keyReplicator = "replicator"
 	keyWorkers    = "workers."
+	keyLeases     = "leases."
 	// requestTimeout bounds one request; a context may end it sooner.
 	requestTimeout = 10 * time.Second
 )
@@ -210,25 +211,47 @@ func (s *natsStore) PutWorker(ctx context.Context, w Worker, rev uint64) (uint64
 	if err := CheckName(w.Name); err != nil {
 		return 0, err
 	}
-	value, err := json.Marshal(w)
+	return s.swap(ctx, keyWorkers+w.Name, w, rev)
+}
+
+// swap writes a record if its revision is still rev.
+func (s *natsStore) swap(ctx context.Context, key string, record any, rev uint64) (uint64, error) {
+	value, err := json.Marshal(record)
 	if err != nil {
 		return 0, fmt.Errorf("state: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	if rev == 0 {
-		rev, err = s.kv.Create(ctx, keyWorkers+w.Name, value)
+		rev, err = s.kv.Create(ctx, key, value)
 	} else {
-		rev, err = s.kv.Update(ctx, keyWorkers+w.Name, value, rev)
+		rev, err = s.kv.Update(ctx, key, value, rev)
 	}
 	switch {
 	case err == nil:
 		return rev, nil
 	case conflict(err):
-		return 0, fmt.Errorf("%w: worker %s: %w", ErrConflict, w.Name, err)
+		return 0, fmt.Errorf("%w: %s: %w", ErrConflict, key, err)
 	default:
-		return 0, fmt.Errorf("state: write worker %s: %w", w.Name, err)
+		return 0, fmt.Errorf("state: write %s: %w", key, err)
 	}
+}
+
+// Lease implements Store.
+func (s *natsStore) Lease(ctx context.Context, name string) (l Lease, rev uint64, err error) {
+	if err := checkLease(name); err != nil {
+		return Lease{}, 0, err
+	}
+	rev, err = s.get(ctx, keyLeases+name, &l)
+	return l, rev, err
+}
+
+// PutLease implements Store. An error other than ErrConflict leaves open whether it was written.
+func (s *natsStore) PutLease(ctx context.Context, l Lease, rev uint64) (uint64, error) {
+	if err := checkLease(l.Name); err != nil {
+		return 0, err
+	}
+	return s.swap(ctx, keyLeases+l.Name, l, rev)
 }
 
 // conflict reports whether a write failed because the revision is another one.

@@ -27,6 +27,10 @@ type Store interface {
 	// PutWorker writes a record if its revision is still rev (0: it must not exist), else ErrConflict.
 	PutWorker(ctx context.Context, w Worker, rev uint64) (uint64, error)
 	DeleteWorker(ctx context.Context, name string) error
+	// Lease reads a lease and its revision. Names are ReplicatorLease and WorkerLease's.
+	Lease(ctx context.Context, name string) (Lease, uint64, error) // ErrNotFound
+	// PutLease writes a lease if its revision is still rev (0: it must not exist), else ErrConflict.
+	PutLease(ctx context.Context, l Lease, rev uint64) (uint64, error)
 	// Drop deletes all of the group's records.
 	Drop(ctx context.Context) error
 }

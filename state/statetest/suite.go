@@ -25,6 +25,7 @@ func Run(t *testing.T, open func(t *testing.T) state.Store) {
 		"Names":            testNames,
 		"Drop":             testDrop,
 		"Context":          testContext,
+		"Lease":            testLease,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
@@ -205,4 +206,34 @@ func testContext(t *testing.T, s state.Store) {
 	is(t, err, context.Canceled)
 	_, err = s.PutWorker(ctx, worker("w"), 0)
 	is(t, err, context.Canceled)
+}
+
+// testLease checks that a lease is written only over the revision that was read.
+func testLease(t *testing.T, s state.Store) {
+	ctx := t.Context()
+	_, _, err := s.Lease(ctx, state.ReplicatorLease)
+	is(t, err, state.ErrNotFound)
+	for _, name := range []string{state.ReplicatorLease, state.WorkerLease("w")} {
+		rev, err := s.PutLease(ctx, state.Lease{Name: name, Holder: "a", Epoch: 1}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.PutLease(ctx, state.Lease{Name: name, Holder: "b", Epoch: 1}, 0)
+		is(t, err, state.ErrConflict)
+		next, err := s.PutLease(ctx, state.Lease{Name: name, Holder: "a", Epoch: 1, Beat: 1}, rev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.PutLease(ctx, state.Lease{Name: name, Holder: "b", Epoch: 2}, rev)
+		is(t, err, state.ErrConflict)
+		l, rev, err := s.Lease(ctx, name)
+		if err != nil || rev != next || l.Holder != "a" || l.Beat != 1 {
+			t.Fatalf("%+v at revision %d, %v; want a's at %d", l, rev, err, next)
+		}
+	}
+	if all, err := s.Workers(ctx); err != nil || len(all) != 0 {
+		t.Fatalf("leases are listed as workers: %v, %v", all, err)
+	}
+	_, _, err = s.Lease(ctx, state.WorkerLease("no.name"))
+	is(t, err, state.ErrName)
 }

@@ -1,0 +1,199 @@
+package state
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Lease says who does a job that only one process may do. Its time is measured by each observer's own
+// monotonic clock, from the last change that it saw: no two clocks are ever compared.
+type Lease struct {
+	Name     string        `json:"name"`
+	Holder   string        `json:"holder"` // random, of one Acquire
+	Epoch    uint64        `json:"epoch"`  // rises with each holder
+	Beat     uint64        `json:"beat"`   // rises with each renewal
+	TTL      time.Duration `json:"ttl_ns"`
+	Process  Process       `json:"process"` // for people, and to notice a death on this machine at once
+	Released bool          `json:"released,omitempty"`
+}
+
+// Process names a process among all that share its machine.
+type Process struct {
+	Host  string `json:"host"`
+	PID   int    `json:"pid"`
+	Start string `json:"start,omitempty"` // when it started, in the kernel's ticks
+	Space string `json:"space,omitempty"` // the boot and the PID namespace in which PID counts
+}
+
+// String gives "host/pid".
+func (p Process) String() string { return fmt.Sprintf("%s/%d", p.Host, p.PID) }
+
+// ReplicatorLease is the name of the group's replicator lease.
+const ReplicatorLease = "replicator"
+
+// WorkerLease is the name of a worker's lease.
+func WorkerLease(worker string) string { return leasesOfWorkers + worker }
+
+const leasesOfWorkers = "worker."
+
+func checkLease(name string) error {
+	if name == ReplicatorLease {
+		return nil
+	}
+	return CheckName(strings.TrimPrefix(name, leasesOfWorkers))
+}
+
+// ErrLost says that a lease was lost: somebody else has it, or it could not be renewed in time.
+var ErrLost = errors.New("state: the lease was lost")
+
+// Hold is a lease that this process has. It is renewed until Release, or until it is lost.
+type Hold struct {
+	store  Store
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	ended  chan struct{}
+	once   sync.Once
+
+	lease Lease // the renewing goroutine's until it has ended
+	rev   uint64
+}
+
+// beatsPerTTL is how often a lease is renewed within its time.
+const beatsPerTTL = 3
+
+// Acquire takes a lease, waiting as long as somebody else holds it and renews it; waiting, if set, is
+// told of that each time it was looked at. The returned Hold's Context ends with it, or with ctx.
+// Errors of the store are returned: nothing was then acquired.
+func Acquire(ctx context.Context, store Store, name string, ttl time.Duration, waiting func(Lease)) (*Hold, error) {
+	var seen uint64 // revision
+	var since time.Time
+	for {
+		l, rev, err := store.Lease(ctx, name)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, err
+		}
+		if rev != seen || since.IsZero() {
+			seen, since = rev, time.Now()
+		}
+		if errors.Is(err, ErrNotFound) || l.Released || time.Since(since) >= l.TTL || l.Process.dead() {
+			next := Lease{Name: name, Holder: rand.Text(), Epoch: l.Epoch + 1, TTL: ttl, Process: thisProcess()}
+			began := time.Now()
+			rev, err := store.PutLease(ctx, next, rev)
+			if err == nil {
+				return newHold(ctx, store, next, rev, began), nil
+			}
+			if !errors.Is(err, ErrConflict) {
+				return nil, err
+			}
+			continue // somebody else was faster
+		}
+		if waiting != nil {
+			waiting(l)
+		}
+		t := time.NewTimer(min(l.TTL, ttl) / (2 * beatsPerTTL))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return nil, context.Cause(ctx)
+		case <-t.C:
+		}
+	}
+}
+
+func newHold(ctx context.Context, store Store, l Lease, rev uint64, began time.Time) *Hold {
+	h := &Hold{store: store, ended: make(chan struct{}), lease: l, rev: rev}
+	h.ctx, h.cancel = context.WithCancelCause(ctx)
+	go h.renew(began)
+	return h
+}
+
+// Context ends when the lease is lost (its cause then wraps ErrLost), released, or Acquire's context ends.
+func (h *Hold) Context() context.Context { return h.ctx }
+
+// Epoch of this holder.
+func (h *Hold) Epoch() uint64 { return h.lease.Epoch }
+
+func (h *Hold) renew(last time.Time) {
+	defer close(h.ended)
+	ttl := h.lease.TTL
+	tick := time.NewTicker(ttl / beatsPerTTL)
+	defer tick.Stop()
+	for {
+		select {
+		case <-h.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if time.Since(last) >= ttl { // paused, or starved: somebody else may have it by now
+			h.lose(fmt.Errorf("not renewed for %s", time.Since(last).Round(time.Millisecond)))
+			return
+		}
+		began := time.Now()
+		ctx, cancel := context.WithDeadline(h.ctx, last.Add(ttl))
+		err := h.beat(ctx)
+		cancel()
+		switch {
+		case err == nil:
+			last = began
+		case errors.Is(err, ErrLost):
+			h.lose(err)
+			return
+		}
+	}
+}
+
+// beat renews once. A write whose answer was lost shows as a conflict with ourselves.
+func (h *Hold) beat(ctx context.Context) error {
+	next := h.lease
+	next.Beat++
+	rev, err := h.store.PutLease(ctx, next, h.rev)
+	if errors.Is(err, ErrConflict) {
+		var now Lease
+		now, rev, err = h.store.Lease(ctx, h.lease.Name)
+		switch {
+		case err == nil && (now.Holder != h.lease.Holder || now.Epoch != h.lease.Epoch):
+			return fmt.Errorf("%w: %s took it over", ErrLost, now.Process)
+		case errors.Is(err, ErrNotFound):
+			return fmt.Errorf("%w: its record was deleted", ErrLost)
+		case err == nil:
+			next.Beat = now.Beat + 1
+			rev, err = h.store.PutLease(ctx, next, rev)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	h.lease, h.rev = next, rev
+	return nil
+}
+
+func (h *Hold) lose(err error) {
+	if !errors.Is(err, ErrLost) {
+		err = fmt.Errorf("%w: %w", ErrLost, err)
+	}
+	h.cancel(fmt.Errorf("%w (lease %s)", err, h.lease.Name))
+}
+
+// Release gives the lease up, so that whoever stands by takes over at once. It may be called twice.
+func (h *Hold) Release(ctx context.Context) error {
+	var err error
+	h.once.Do(func() {
+		lost := errors.Is(context.Cause(h.ctx), ErrLost)
+		h.cancel(context.Canceled)
+		<-h.ended
+		if lost || errors.Is(context.Cause(h.ctx), ErrLost) {
+			return
+		}
+		l := h.lease
+		l.Released = true
+		if _, err = h.store.PutLease(ctx, l, h.rev); errors.Is(err, ErrConflict) {
+			err = nil // somebody else has it already
+		}
+	})
+	return err
+}
