@@ -332,3 +332,16 @@ func copyTree(t testing.TB, from, to string) {
 func (p *pipeline) use(src *flotest.DB) { p.src = src }
 
 var _ sink.Sink = (*flotest.Recorder)(nil)
+
+// madeStream waits until the replicator has made the stream.
+func (p *pipeline) madeStream(ctx context.Context) jetstream.Stream {
+	p.t.Helper()
+	js := p.jetStream()
+	var s jetstream.Stream
+	eventually(p.t, ctx, "the stream is made", func() (ok bool) {
+		var err error
+		s, err = js.Stream(ctx, streamName)
+		return err == nil
+	})
+	return s
+}

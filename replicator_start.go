@@ -204,6 +204,11 @@ func (s *replication) begin(ctx context.Context) error {
 	if err := s.publish(ctx); err != nil {
 		return err
 	}
+	// What earlier attempts copied is of no use to anybody, and a stream that is full of it has no room for
+	// this one's first message.
+	if err := s.stream.PurgeCopy(ctx, 0, s.last, s.last); err != nil {
+		return err
+	}
 	s.attempt, s.start, s.copyDone = s.attempt+1, 0, false
 	if err := s.openPublisher(ctx); err != nil {
 		return err
@@ -354,6 +359,11 @@ func (s *replication) publishStart(ctx context.Context) error {
 		return err
 	}
 	s.start, s.started = s.verified.Load(), true
+	if s.r.cfg.mode == StreamOnly { // nobody imports the snapshot: held any longer it would hold vacuum back
+		if err := s.slot.Release(ctx); err != nil {
+			s.log.WarnContext(ctx, "ending the session that made the slot failed", slog.Any("error", err))
+		}
+	}
 	body = room()
 	for i := range copies {
 		if body, err = s.appendCopyBegin(ctx, body, &copies[i], point); err != nil {
