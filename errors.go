@@ -41,6 +41,10 @@ var (
 	ErrLeaseLost = sink.ErrLeaseLost
 	// ErrTables: tables that were asked for cannot be replicated.
 	ErrTables = errors.New("flo: tables cannot be replicated")
+	// ErrPrivilege: a role lacks a privilege at the source; the text names the GRANT.
+	ErrPrivilege = errors.New("flo: privilege is missing")
+	// ErrSourceSettings: the source's version or settings (wal_level, for one) don't allow logical replication.
+	ErrSourceSettings = errors.New("flo: the source is not fit for logical replication")
 	// ErrNotDrained: Run was stopped and could not finish what was under way within its bound, because
 	// JetStream or the sink did not answer. Nothing is lost: the next start takes it up again.
 	ErrNotDrained = errors.New("flo: stopped before everything under way was finished; the next start takes it up again")
@@ -58,11 +62,14 @@ type SinkError struct {
 }
 
 func (e *SinkError) Error() string {
-	where := "position " + e.Position.String()
-	if e.Copy != nil {
-		where = "copied rows " + e.Copy.String()
+	where := ""
+	switch {
+	case e.Copy != nil:
+		where = fmt.Sprintf("copied rows %s of table %s: ", e.Copy, e.Table)
+	case e.Position != (decode.Position{}):
+		where = fmt.Sprintf("position %s of table %s: ", e.Position, e.Table)
 	}
-	return fmt.Sprintf("flo: worker %q: %s of table %s: %v", e.Worker, where, e.Table, e.Err)
+	return fmt.Sprintf("flo: worker %q: %s%v", e.Worker, where, e.Err)
 }
 
 func (e *SinkError) Unwrap() error { return e.Err }
@@ -73,7 +80,7 @@ func fatal(err error) bool {
 	if errors.As(err, &se) {
 		return true
 	}
-	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrLeaseLost, ErrTables, ErrFinished} {
+	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrLeaseLost, ErrTables, ErrPrivilege, ErrSourceSettings, ErrFinished} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -114,8 +121,8 @@ func transient(err error) bool {
 	return false
 }
 
-// streamError gives the inner packages' errors the names that users know.
-func streamError(err error) error {
+// named gives the inner packages' errors the names that users know.
+func named(err error) error {
 	if err == nil || fatal(err) {
 		return err
 	}
@@ -128,6 +135,10 @@ func streamError(err error) error {
 		source.ErrSlotMismatch: ErrSlotLost,
 		source.ErrSlotAhead:    ErrGap,
 		source.ErrTable:        ErrTables,
+		source.ErrPrivilege:    ErrPrivilege,
+		source.ErrSource:       ErrSourceSettings,
+		flocopy.ErrPermission:  ErrPrivilege,
+		flocopy.ErrRowSecurity: ErrPrivilege,
 	} {
 		if errors.Is(err, inner) {
 			return fmt.Errorf("%w: %w", outer, err)

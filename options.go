@@ -63,7 +63,6 @@ type config struct {
 	replicas        int
 	maxBytes        int64
 	replayWindow    time.Duration
-	statusInterval  time.Duration
 	idleInterval    time.Duration
 
 	worker  workerConfig // defaults

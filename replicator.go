@@ -63,7 +63,7 @@ func (r *Replicator) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer r.running.Store(false)
-	err := retry(ctx, r.source.Logger, &r.status.commonStatus, func(ctx context.Context) error { return r.session(ctx) })
+	err := retry(ctx, r.source.Logger, &r.status.commonStatus, r.session)
 	r.status.stop(err)
 	return err
 }
@@ -73,7 +73,7 @@ func retry(ctx context.Context, log *slog.Logger, st *commonStatus, session func
 	backoff := pgsession.Backoff{}
 	for {
 		began := time.Now()
-		err := session(ctx)
+		err := named(session(ctx))
 		switch {
 		case err == nil || errors.Is(err, errFinished):
 			return nil
@@ -99,6 +99,10 @@ func retry(ctx context.Context, log *slog.Logger, st *commonStatus, session func
 	}
 }
 
+// minSourceVersion is the first that can publish a partition's changes under its own name or its root's
+// (publish_via_partition_root), as server_version_num.
+const minSourceVersion = 130000
+
 // session connects both ends, decides where to begin, and replicates.
 func (r *Replicator) session(ctx context.Context) error {
 	r.status.set(PhaseConnecting)
@@ -111,9 +115,12 @@ func (r *Replicator) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if sys.Version < minSourceVersion {
+		return fmt.Errorf("%w: it is PostgreSQL %d, flo needs 13 or later", ErrSourceSettings, sys.Version/10000)
+	}
 	stream, created, err := bus.Create(ctx, r.cfg.bus(link), sys.ID, sys.Database)
 	if err != nil {
-		return streamError(err)
+		return err
 	}
 	store, err := state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, true)
 	if err != nil {
@@ -128,7 +135,7 @@ func (r *Replicator) session(ctx context.Context) error {
 	s := &replication{r: r, work: work, log: r.source.Logger, link: link, sys: sys, stream: stream, store: store, conn: conn, id: newSession()}
 	defer s.close()
 	if err := s.readTail(ctx); err != nil {
-		return streamError(err)
+		return err
 	}
 	fresh, err := s.decide(ctx, created)
 	if err != nil {
@@ -136,13 +143,13 @@ func (r *Replicator) session(ctx context.Context) error {
 	}
 	if fresh {
 		if err := s.begin(ctx); err != nil {
-			return streamError(err)
+			return err
 		}
 	}
 	if r.cfg.mode == CopyOnly {
-		return streamError(s.copyOnly(ctx))
+		return s.copyOnly(ctx)
 	}
-	return undrained(work, streamError(s.run(ctx)))
+	return undrained(work, s.run(ctx))
 }
 
 // Settle confirms to the source all that is in the stream, at once, without waiting for the replay

@@ -187,7 +187,7 @@ func (s *replication) checkTimeline(ctx context.Context) error {
 	}
 	at, err := s.r.source.TimelineSwitch(ctx, int32(s.timeline))
 	if err != nil {
-		return streamError(err)
+		return err
 	}
 	if s.tail.End > at {
 		return fmt.Errorf("%w: the stream stands at %s of timeline %d, and the server's history left that timeline at %s: a standby was promoted that had not received everything; "+
@@ -293,6 +293,11 @@ func (s *replication) resolve(ctx context.Context) ([]source.Table, error) {
 }
 
 func (s *replication) ensurePublications(ctx context.Context, tables []source.Table) error {
+	if s.r.cfg.mode != StreamOnly {
+		if err := s.r.source.CheckSelect(ctx, s.conn, tables); err != nil {
+			return err
+		}
+	}
 	p, err := s.r.source.EnsurePublication(ctx, s.conn, source.PublicationSpec{Name: s.r.cfg.publicationName(), Tables: tables})
 	if err != nil {
 		return err

@@ -26,6 +26,7 @@ type Worker struct {
 	running atomic.Bool
 	status  workerStatus
 	missed  repositionError // the last one of this Run
+	held    uint64          // the last epoch under which this Run took the name
 }
 
 // NewWorker makes one worker: the one given by WithSink or WithWorker, of which there must be one. It
@@ -59,13 +60,14 @@ func (w *Worker) Name() string { return w.opt.name }
 
 // Run works until ctx ends (and returns nil once the batch in the sink's hands is written), until a
 // CopyOnly copy is applied, or until an error that trying again can't mend. It waits without limit for
-// the stream to be made and for NATS and the sink to come back.
+// the stream to be made and for NATS and the sink to come back. At its end it closes the sink, if that is a
+// sink.Closer: to run again, make a worker with a new one.
 func (w *Worker) Run(ctx context.Context) error {
 	if !w.running.CompareAndSwap(false, true) {
 		return ErrRunning
 	}
 	defer w.running.Store(false)
-	w.missed = repositionError{}
+	w.missed, w.held = repositionError{}, 0
 	err := retry(ctx, w.log, &w.status.commonStatus, w.session)
 	if c := sink.As[sink.Closer](w.opt.sink); c != nil {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
@@ -97,7 +99,7 @@ func (w *Worker) session(ctx context.Context) error {
 	defer link.close()
 	stream, store, err := w.waitForStream(ctx, link)
 	if err != nil {
-		return streamError(err)
+		return err
 	}
 	s := &working{Worker: w, stream: stream}
 	if err := s.register(ctx, store); err != nil {
@@ -114,9 +116,9 @@ func (w *Worker) session(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		return streamError(err)
+		return err
 	}
-	return streamError(s.once(s.run(ctx, from)))
+	return s.once(s.run(ctx, from))
 }
 
 // once makes a gap of the second message in a row that doesn't continue the worker's position: it was searched
@@ -157,18 +159,24 @@ func (w *Worker) waitForStream(ctx context.Context, link *link) (*bus.Stream, st
 }
 
 // register takes the worker's name for this session: the epoch in its record rises, so that whoever
-// held it before is found out at its next write.
+// held it before is found out at its next write. A worker that held it, and finds that another one
+// has taken it since, does not take it back: its session was ended by that one, or it was paused.
 func (s *working) register(ctx context.Context, store state.Store) error {
+	held := s.held
 	for {
 		rec, rev, err := store.Worker(ctx, s.opt.name)
 		if err != nil && !errors.Is(err, state.ErrNotFound) {
 			return err
+		}
+		if held != 0 && rec.Epoch > held {
+			return fmt.Errorf("%w: group %q, worker %q: epoch %d, this is %d", ErrLeaseLost, s.cfg.group, s.opt.name, rec.Epoch, held)
 		}
 		s.joined = rev == 0
 		rec.Name = s.opt.name
 		// By the clock, so that a sink that knows the name from before a Drop doesn't see a lower epoch.
 		rec.Epoch = max(rec.Epoch+1, uint64(time.Now().UnixMilli()))
 		rec.Updated = time.Now().UTC()
+		s.held = rec.Epoch // before it is written: the answer may be lost
 		rev, err = store.PutWorker(ctx, rec, rev)
 		if errors.Is(err, state.ErrConflict) {
 			continue // somebody else registers; the later one wins

@@ -31,8 +31,9 @@ func (s *working) locate(ctx context.Context) (place, error) {
 	}
 	if cp.Incarnation != s.stream.Incarnation() {
 		return place{}, fmt.Errorf("%w: the sink of worker %q holds a checkpoint of stream %q, and this stream is %q: the stream was deleted and made again. "+
-			"Empty the destination and remove the worker's checkpoint to start over, or give the worker another name",
-			ErrStreamLost, s.opt.name, cp.Incarnation, s.stream.Incarnation())
+			"To let this stream's copy replace what the sink holds, make the sink forget its checkpoint (sink/postgres: DELETE FROM flo.checkpoints WHERE group_name = '%s' AND worker = '%s'); "+
+			"or give the worker another name and destination",
+			ErrStreamLost, s.opt.name, cp.Incarnation, s.stream.Incarnation(), s.cfg.group, s.opt.name)
 	}
 	at := place{pos: wire.Point{LSN: cp.LSN, End: cp.End}, cp: cp}
 	msg, err := s.stream.Get(ctx, cp.Seq)

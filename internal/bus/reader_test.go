@@ -172,7 +172,7 @@ func TestRollbackIsNoticed(t *testing.T) {
 	busy := newTestReader(t, s, 1, 5)
 	idle := newTestReader(t, s, 1, 5)
 	refilled := newTestReader(t, s, 1, 5)
-	srv = rollback(t, srv, func() {
+	rollback(t, srv, func() {
 		for i := range uint64(5) {
 			publish(t, p, i, 100)
 		}
