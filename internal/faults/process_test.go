@@ -155,6 +155,7 @@ type member struct {
 
 	mu     sync.Mutex
 	now    *process
+	mayEnd bool // its end is part of the test
 	kills  int
 	phases map[string]int // what it was doing when it was killed
 }
@@ -163,12 +164,28 @@ func (m *member) start() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	fmt.Fprintf(m.log, "--- start %s\n", time.Now().UTC().Format("15:04:05.000"))
-	p, err := startProcess(m.role, &m.cfg, m.log, func(err error) { m.fail(fmt.Errorf("%s: %w", m.cfg.Name, err)) })
+	p, err := startProcess(m.role, &m.cfg, m.log, m.ended)
 	if err != nil {
 		return fmt.Errorf("%s: %w", m.cfg.Name, err)
 	}
 	m.now = p
 	return nil
+}
+
+// ended is called when a life ended unasked.
+func (m *member) ended(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.mayEnd {
+		m.fail(fmt.Errorf("%s: %w", m.cfg.Name, err))
+	}
+}
+
+// letEnd makes an end unasked no failure.
+func (m *member) letEnd() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mayEnd = true
 }
 
 func (m *member) process() *process {
