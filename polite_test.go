@@ -213,3 +213,27 @@ func TestTheStreamIsPurgedBehindTheSlowestWorker(t *testing.T) {
 	eventually(t, ctx, "the stream shrinks behind all workers", func() bool { return size() < 1<<20 })
 	p.equal(ctx)
 }
+
+func TestAStopIsBoundedWhileNATSIsAway(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, wideTable)
+	store := p.withStore()
+	r := p.launch(ctx, flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	store.close()
+	p.src.Exec(t, `INSERT INTO wide SELECT i, repeat(md5(i::text), 32) FROM generate_series(1, 20000) i`)
+	eventually(t, ctx, "the source to be read", func() bool {
+		return p.src.QueryString(t, `SELECT state FROM pg_stat_replication WHERE application_name LIKE 'flo%'`) == "streaming"
+	})
+	began := time.Now()
+	if err := r.stop(); err != nil {
+		t.Logf("Run says what is left: %v", err)
+	}
+	if d := time.Since(began); d > 20*time.Second {
+		t.Errorf("the stop took %s", d)
+	}
+	store.start()
+	p.start(ctx, flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.equal(ctx)
+}

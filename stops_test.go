@@ -402,3 +402,30 @@ func TestRowSecurityThatAppliesToTheRoleStops(t *testing.T) {
 		t.Errorf("the destination has %s rows", n)
 	}
 }
+
+func TestASecondReplicatorWaitsAndTakesOver(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable, keylessTable)
+	first := p.replicator()
+	one := launch(t, ctx, first)
+	p.published(ctx, first)
+	w := launch(t, ctx, p.worker(flo.WithSink(p.sink())))
+	second := p.replicator()
+	two := launch(t, ctx, second)
+	for range 50 {
+		p.src.Exec(t, `INSERT INTO log (what) VALUES ('x'); INSERT INTO t SELECT count(*) FROM t`)
+	}
+	eventually(t, ctx, "the second one waits", func() bool { return second.Status().Phase == flo.PhaseRetrying })
+	one.running()
+	if st := second.Status(); st.Changes != 0 {
+		t.Errorf("the second one published %d changes", st.Changes)
+	}
+	if err := one.stop(); err != nil {
+		t.Fatal(err)
+	}
+	p.src.Exec(t, `INSERT INTO log (what) VALUES ('last')`)
+	eventually(t, ctx, "the second one goes on", func() bool { return p.dst.QueryString(t, `SELECT count(*) FROM log`) == "51" })
+	two.running()
+	w.running()
+	p.equal(ctx)
+}
