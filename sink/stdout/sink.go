@@ -1,6 +1,6 @@
 // Package stdout is a sink that writes each change as one line of JSON, to standard output or any
 // io.Writer, for a pipe into another program or to see what flows. The fields of a line are described
-// at decode.Change.AppendJSON.
+// at decode.Change.AppendJSON; WithEncoder takes another envelope, WithPretty indents it for people.
 package stdout
 
 import (
@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/records"
 	"github.com/pgflo/flo/sink"
 )
 
@@ -20,6 +22,9 @@ const flushBytes = 4 << 20
 // makes of it.
 type Sink struct {
 	w       io.Writer
+	encode  decode.Encoder
+	pretty  bool
+	format  *records.Format
 	buf     []byte
 	pending chan error // the result of a write that outlived its context
 	torn    bool       // the last write ended within a line
@@ -31,12 +36,21 @@ type Option func(*Sink)
 // WithWriter writes to w in place of os.Stdout. Each Write of w gets whole lines. w is not closed.
 func WithWriter(w io.Writer) Option { return func(s *Sink) { s.w = w } }
 
+// WithEncoder is the envelope of a change, for example decode.Debezium("shop"). Default, and what nil
+// means: decode.JSON.
+func WithEncoder(e decode.Encoder) Option { return func(s *Sink) { s.encode = e } }
+
+// WithPretty indents the objects over several lines. A reader of JSON values takes them as well; one of
+// lines doesn't.
+func WithPretty() Option { return func(s *Sink) { s.pretty = true } }
+
 // New makes a sink that writes to os.Stdout. It does no I/O.
 func New(opts ...Option) *Sink {
 	s := &Sink{w: os.Stdout}
 	for _, o := range opts {
 		o(s)
 	}
+	s.format = records.NewFormat(s.encode, s.pretty)
 	return s
 }
 
@@ -57,11 +71,11 @@ func (s *Sink) Write(ctx context.Context, b *sink.Batch) error {
 		s.buf = append(s.buf, '\n')
 	}
 	for i, c := range b.Changes {
-		line, err := c.AppendJSON(s.buf)
+		buf, _, err := s.format.Append(s.buf, c)
 		if err != nil {
 			return sink.Reject(i, fmt.Errorf("stdout sink: %w", err))
 		}
-		s.buf = append(line, '\n')
+		s.buf = buf
 		if len(s.buf) >= flushBytes {
 			if err := s.flush(ctx); err != nil {
 				return err

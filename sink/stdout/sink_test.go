@@ -3,6 +3,7 @@ package stdout_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -29,13 +30,55 @@ func entries(t testing.TB, r io.Reader) []sinktest.Entry {
 }
 
 func TestSinkPassesTheSuite(t *testing.T) {
-	sinktest.Run(t, func(*testing.T) sinktest.Harness {
-		var place bytes.Buffer
-		return sinktest.Harness{
-			Open: func(testing.TB) sink.Sink { return stdout.New(stdout.WithWriter(&place)) },
-			Read: func(t testing.TB) []sinktest.Entry { return entries(t, bytes.NewReader(place.Bytes())) },
+	for name, opts := range map[string][]stdout.Option{"Lines": nil, "Pretty": {stdout.WithPretty()}} {
+		t.Run(name, func(t *testing.T) {
+			sinktest.Run(t, func(*testing.T) sinktest.Harness {
+				var place bytes.Buffer
+				return sinktest.Harness{
+					Open: func(testing.TB) sink.Sink { return stdout.New(append(opts, stdout.WithWriter(&place))...) },
+					Read: func(t testing.TB) []sinktest.Entry { return entries(t, bytes.NewReader(compact(t, place.Bytes()))) },
+				}
+			})
+		})
+	}
+}
+
+// compact takes JSON values to lines again.
+func compact(t testing.TB, data []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	for d := json.NewDecoder(bytes.NewReader(data)); ; out.WriteByte('\n') {
+		var v json.RawMessage
+		err := d.Decode(&v)
+		if err == io.EOF {
+			return out.Bytes()
 		}
-	})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Compact(&out, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestDebeziumEnvelope(t *testing.T) {
+	var w bytes.Buffer
+	if err := stdout.New(stdout.WithWriter(&w), stdout.WithEncoder(decode.Debezium("shop"))).Write(t.Context(), batch(1, 2, "x")); err != nil {
+		t.Fatal(err)
+	}
+	var e struct {
+		Op     string
+		After  map[string]string
+		Source struct{ Name, Table string }
+	}
+	first, rest, _ := bytes.Cut(w.Bytes(), []byte{'\n'})
+	if err := json.Unmarshal(first, &e); err != nil || e.Op != "c" || e.After["id"] != "x" || e.Source.Name != "shop" || e.Source.Table != "t" {
+		t.Errorf("%v %s", err, first)
+	}
+	if bytes.Count(rest, []byte{'\n'}) != 1 {
+		t.Errorf("%s", w.Bytes())
+	}
 }
 
 var text = &decode.Type{OID: 25, Schema: "pg_catalog", Name: "text"}
