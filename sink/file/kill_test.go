@@ -38,6 +38,8 @@ func TestMain(m *testing.M) {
 		goleak.VerifyTestMain(m)
 	case "writer":
 		err = writeForever(dir)
+	case "rotator":
+		err = rotateUntilKilled(dir)
 	case "full":
 		err = writeUntilFull(dir)
 	}
@@ -117,7 +119,7 @@ func TestKilledWriterLeavesWholeLinesInOrder(t *testing.T) {
 		}
 		// The next opener heals; the dead child's lock is free.
 		s := New(dir)
-		if err := s.open(); err != nil {
+		if err := errors.Join(s.open(), s.single.open()); err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
 		healed += s.Healed()

@@ -9,28 +9,44 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+
+	"github.com/pgflo/flo/internal/records"
 )
 
-// output is one open file that lines are appended to. Rotation will open another one.
-type output struct {
-	file *os.File
-	size int64 // when it was opened
+// framing is how the objects of a file begin and end.
+type framing struct {
+	prefix string // of an object
+	end    string // of an object; it stands nowhere within one
 }
 
-// openOutput opens or makes the file, and cuts it back to whole lines, and to what is known to be
-// durable (unless that is negative). It gives how many bytes of torn lines it cut off.
-func openOutput(path string, mode fs.FileMode, durable int64) (*output, int64, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, mode)
+// The framings of package records.
+var (
+	framedLines  = framing{prefix: records.Prefix, end: "\n"}
+	framedPretty = framing{prefix: records.PrettyPrefix, end: "\n}\n"}
+)
+
+// output is one open file that whole objects are appended to.
+type output struct {
+	file    *os.File
+	framing framing
+	size    int64 // when it was opened
+}
+
+// openOutput opens or makes the file, and cuts it back to whole objects, and to what is known to be
+// durable (unless that is negative). It gives how many bytes of torn objects it cut off.
+func openOutput(path string, mode fs.FileMode, f framing, durable int64) (*output, int64, error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, mode)
 	if err != nil {
 		return nil, 0, err
 	}
-	o := &output{file: f}
+	o := &output{file: file, framing: f}
 	cut, err := o.prepare(durable)
 	if err == nil {
 		err = syncFolder(filepath.Dir(path))
 	}
 	if err != nil {
-		return nil, 0, errors.Join(err, f.Close())
+		return nil, 0, errors.Join(err, file.Close())
 	}
 	return o, cut, nil
 }
@@ -50,7 +66,7 @@ func (o *output) prepare(durable int64) (cut int64, err error) {
 		}
 		size = durable
 	}
-	if o.size, err = wholeLines(o.file, size); err != nil {
+	if o.size, err = o.framing.whole(o.file, size); err != nil {
 		return 0, err
 	}
 	if o.size < size {
@@ -72,21 +88,18 @@ func (o *output) truncate(size int64) error {
 
 func (o *output) sync() error { return o.file.Sync() }
 
-// linePrefix is how every line begins (decode.Change.AppendJSON).
-const linePrefix = `{"op":"`
-
-// wholeLines gives the size of the file without the torn lines at its end. A kill leaves a line without
+// whole gives the size of the file without the torn objects at its end. A kill leaves an object without
 // its end. A power cut may leave more: the file's length can reach the disk before its content, which
 // then reads as zeros. Neither can reach back beyond the last sync, so what is cut was never
 // reported as written.
-func wholeLines(f io.ReaderAt, size int64) (int64, error) {
+func (f framing) whole(file io.ReaderAt, size int64) (int64, error) {
 	end := size
 	for end > 0 {
-		start, err := lineStart(f, end)
+		start, err := f.start(file, end)
 		if err != nil {
 			return 0, err
 		}
-		ok, err := isLine(f, start, end)
+		ok, err := f.isObject(file, start, end)
 		if err != nil {
 			return 0, err
 		}
@@ -96,51 +109,57 @@ func wholeLines(f io.ReaderAt, size int64) (int64, error) {
 		end = start
 	}
 	if size > 0 {
-		return 0, checkOurs(f, size)
+		return 0, f.checkOurs(file, size)
 	}
 	return 0, nil
 }
 
-// lineStart finds where the line that ends at end begins; its own newline at end-1, if there is one,
-// doesn't count. It reads backwards in blocks.
-func lineStart(f io.ReaderAt, end int64) (int64, error) {
+// start finds where the object that ends at end begins: behind the end of the one before. It reads
+// backwards in blocks, which overlap so that none hides an end.
+func (f framing) start(file io.ReaderAt, end int64) (int64, error) {
 	buf := make([]byte, 64<<10)
 	for hi := end - 1; hi > 0; {
 		lo := max(hi-int64(len(buf)), 0)
 		block := buf[:hi-lo]
-		if err := readFull(f, block, lo); err != nil {
+		if err := readFull(file, block, lo); err != nil {
 			return 0, err
 		}
-		if i := bytes.LastIndexByte(block, '\n'); i >= 0 {
-			return lo + int64(i) + 1, nil
+		if i := bytes.LastIndex(block, []byte(f.end)); i >= 0 {
+			return lo + int64(i+len(f.end)), nil
 		}
-		hi = lo
+		if lo == 0 {
+			break
+		}
+		hi = lo + int64(len(f.end)) - 1
 	}
 	return 0, nil
 }
 
-// isLine reports whether the bytes from start to end are a whole line. It holds the line in memory, as
-// writing it did.
-func isLine(f io.ReaderAt, start, end int64) (bool, error) {
-	var edge [1]byte
-	if err := readFull(f, edge[:], end-1); err != nil || edge[0] != '\n' {
+// isObject reports whether the bytes from start to end are a whole object. It holds the object in
+// memory, as writing it did.
+func (f framing) isObject(file io.ReaderAt, start, end int64) (bool, error) {
+	tail := make([]byte, len(f.end))
+	if end-start < int64(len(tail)) {
+		return false, nil
+	}
+	if err := readFull(file, tail, end-int64(len(tail))); err != nil || string(tail) != f.end {
 		return false, err
 	}
-	line := make([]byte, end-1-start)
-	if err := readFull(f, line, start); err != nil {
+	object := make([]byte, end-start)
+	if err := readFull(file, object, start); err != nil {
 		return false, err
 	}
-	return bytes.HasPrefix(line, []byte(linePrefix)) && json.Valid(line), nil
+	return bytes.HasPrefix(object, []byte(f.prefix)) && json.Valid(object), nil
 }
 
-// checkOurs guards somebody else's file: one without a single whole line is only emptied if it can be
+// checkOurs guards somebody else's file: one without a single whole object is only emptied if it can be
 // the torn beginning of ours.
-func checkOurs(f io.ReaderAt, size int64) error {
-	head := make([]byte, min(size, int64(len(linePrefix))))
-	if err := readFull(f, head, 0); err != nil {
+func (f framing) checkOurs(file io.ReaderAt, size int64) error {
+	head := make([]byte, min(size, int64(len(f.prefix))))
+	if err := readFull(file, head, 0); err != nil {
 		return err
 	}
-	if bytes.HasPrefix([]byte(linePrefix), head) || len(bytes.Trim(head, "\x00")) == 0 {
+	if strings.HasPrefix(f.prefix, string(bytes.TrimRight(head, "\x00"))) {
 		return nil
 	}
 	return ErrNotOurs

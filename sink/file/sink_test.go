@@ -3,7 +3,9 @@ package file
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,6 +41,76 @@ func TestSinkPassesTheSuite(t *testing.T) {
 			Read: func(t testing.TB) []sinktest.Entry { return entries(t, dir) },
 		}
 	})
+}
+
+func TestPrettySinkPassesTheSuite(t *testing.T) {
+	sinktest.Run(t, func(t *testing.T) sinktest.Harness {
+		dir := t.TempDir()
+		return sinktest.Harness{
+			Open: func(testing.TB) sink.Sink { return New(dir, WithPretty()) },
+			Read: func(t testing.TB) []sinktest.Entry {
+				data, err := os.ReadFile(filepath.Join(dir, PrettyName))
+				if err != nil && !errors.Is(err, os.ErrNotExist) {
+					t.Fatal(err)
+				}
+				list, err := sinktest.ParseLines(bytes.NewReader(compact(t, data)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return list
+			},
+		}
+	})
+}
+
+// compact takes JSON values to lines again.
+func compact(t testing.TB, data []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	for d := json.NewDecoder(bytes.NewReader(data)); ; out.WriteByte('\n') {
+		var v json.RawMessage
+		err := d.Decode(&v)
+		if errors.Is(err, io.EOF) {
+			return out.Bytes()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Compact(&out, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestTornPrettyEndIsCutOffAtTheStart(t *testing.T) {
+	whole := t.TempDir()
+	mustWrite(t, openSinkWith(t, whole, WithPretty()), batch(1, 2, strings.Repeat("b\n}\n{", 20_000))) // longer than a block
+	data, err := os.ReadFile(filepath.Join(whole, PrettyName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := bytes.Index(data, []byte("\n}\n")) + 3
+	for _, n := range []int{0, 1, 5, 20, first - 3, first - 2, first - 1, first, first + 1, first + 2, first + 10, first + 64<<10, len(data) - 3, len(data) - 2, len(data) - 1, len(data)} {
+		for _, tail := range []string{"", "\x00\x00\x00"} {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, PrettyName), append(bytes.Clone(data[:n]), tail...), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s := openSinkWith(t, dir, WithPretty())
+			mustWrite(t, s, batch(2, 1, "a"))
+			got, err := os.ReadFile(s.Path())
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[bool]int{true: 0, false: first}[n < first]
+			if n == len(data) {
+				want = n
+			}
+			if !bytes.HasPrefix(got, data[:want]) || !bytes.HasPrefix(got[want:], []byte(framedPretty.prefix)) || s.Healed() != int64(n+len(tail)-want) {
+				t.Errorf("cut at %d: healed %d, want %d", n, s.Healed(), n+len(tail)-want)
+			}
+		}
+	}
 }
 
 var text = &decode.Type{OID: 25, Schema: "pg_catalog", Name: "text"}
@@ -194,15 +266,15 @@ func TestFailedBatchLeavesNothingBehind(t *testing.T) {
 	}
 	unchanged("a change that can't be written")
 
-	if err := s.open(); err != nil {
+	if err := s.single.open(); err != nil {
 		t.Fatal(err)
 	}
 	readOnly, err := os.Open(s.Path())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.out.file.Close()
-	s.out.file = readOnly // writes fail
+	s.single.out.file.Close()
+	s.single.out.file = readOnly // writes fail
 	if err := s.Write(t.Context(), batch(2, 1, "a")); err == nil {
 		t.Error("a write to a read-only file succeeded")
 	}
@@ -233,7 +305,7 @@ func TestFileThatWasMovedAwayIsMadeAgainAfterARestart(t *testing.T) {
 	dir := t.TempDir()
 	s := openSink(t, dir)
 	mustWrite(t, s, batch(1, 2, "a"))
-	s.takeBack() // as after an error
+	s.single.takeBack() // as after an error
 	if err := os.Rename(s.Path(), s.Path()+".1"); err != nil {
 		t.Fatal(err)
 	}
