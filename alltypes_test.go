@@ -49,7 +49,6 @@ type column struct {
 	random func(*rand.Rand) string // nil: one of values
 }
 
-//
 // The interval of the fewest microseconds (-2^63) is not among them: PostgreSQL itself can't read what it
 // writes of it.
 var allColumns = []column{

@@ -50,7 +50,22 @@ type debezium struct {
 // Tombstones are not written. Columns that PostgreSQL did not send are left out of before, where
 // Debezium writes null.
 //
-// Values are as AppendJSON writes them, but json and jsonb are strings that hold JSON.
+// Values are as AppendJSON writes them, but for these, which are as Debezium's default settings have them:
+//
+//	json, jsonb          a string that holds JSON
+//	date                 number: days since 1970-01-01
+//	timestamp            number: microseconds since 1970-01-01 (timestamp(0) to (3): milliseconds)
+//	time                 number: microseconds since midnight (time(0) to (3): milliseconds)
+//	timestamptz, timetz  "2024-02-29T12:00:00.5Z", "12:00:00.5Z"
+//	interval             "P1Y2M3DT4H5M6.78S", as with interval.handling.mode=string
+//	hstore               a string that holds a JSON object
+//	money                number
+//	arrays               JSON arrays of such values, one in the other for each dimension; lower bounds
+//	                     are lost
+//
+// What has no such form (infinity, a timestamptz outside of years 1 to 9999) is PostgreSQL's text. numeric
+// stays a number with all digits, where Debezium's default is base64 of its unscaled value, and bit, point
+// and unknown types stay text.
 //
 // https://debezium.io/documentation/reference/stable/connectors/postgresql.html#postgresql-events
 func Debezium(name string, options ...DebeziumOption) Encoder {
@@ -114,13 +129,13 @@ func (d *debezium) appendRows(dst []byte, c *Change) ([]byte, error) {
 	switch {
 	case c.Copy != nil:
 		return d.appendEvent(dst, c, 'r', nil, c.New), nil
+	case c.OldKey && c.keyChanged():
+		dst = d.appendEvent(dst, c, 'd', c.Old, nil)
+		return d.appendEvent(append(dst, '\n'), c, 'c', nil, c.New), nil
 	case c.Op == OpInsert:
 		return d.appendEvent(dst, c, 'c', nil, c.New), nil
 	case c.Op == OpDelete:
 		return d.appendEvent(dst, c, 'd', c.Old, nil), nil
-	case c.OldKey && c.keyChanged():
-		dst = d.appendEvent(dst, c, 'd', c.Old, nil)
-		return d.appendEvent(append(dst, '\n'), c, 'c', nil, c.New), nil
 	}
 	return d.appendEvent(dst, c, 'u', c.Old, c.New), nil
 }
@@ -159,23 +174,9 @@ func appendDebeziumRow(dst []byte, rel *Relation, row Row) []byte {
 		}
 		empty = false
 		dst = append(appendString(dst, rel.Columns[i].Name), ':')
-		dst = appendDebeziumValue(dst, &row[i], &rel.Columns[i])
+		dst = appendDebeziumValue(dst, row[i], rel.Columns[i].Modifier)
 	}
 	return append(dst, '}')
-}
-
-func appendDebeziumValue(dst []byte, v *Value, col *Column) []byte {
-	if v.presence == Unchanged {
-		if jsonFormOf(v.typ) == jsonBytes {
-			dst = append(dst, '"')
-			return append(base64.StdEncoding.AppendEncode(dst, []byte(DebeziumUnavailable)), '"')
-		}
-		return append(append(append(dst, '"'), DebeziumUnavailable...), '"')
-	}
-	if v.presence == Present && jsonFormOf(v.typ) == jsonRaw {
-		return appendString(dst, v.data)
-	}
-	return appendValue(dst, v)
 }
 
 // appendSource appends the source block, ts_ms, and the object's end. r is nil if the change is of no

@@ -37,6 +37,11 @@ func TestDebeziumEnvelope(t *testing.T) {
 		{"key change", decode.Change{Op: decode.OpUpdate, Relation: users(), OldKey: true, Old: row("1", decode.Value{}, decode.Value{}), New: row("2", unchanged, nil)},
 			`{"op":"d","before":{"id":1},"after":null,` + ofUsers + "\n" +
 				`{"op":"c","before":null,"after":{"id":2,"name":"__debezium_unavailable_value","mood":null},` + ofUsers},
+		{"insert in the place of another key", decode.Change{Op: decode.OpInsert, Relation: users(), OldKey: true, Old: row("1", decode.Value{}, decode.Value{}), New: row("2", nil, nil)},
+			`{"op":"d","before":{"id":1},"after":null,` + ofUsers + "\n" +
+				`{"op":"c","before":null,"after":{"id":2,"name":null,"mood":null},` + ofUsers},
+		{"insert over its own key", decode.Change{Op: decode.OpInsert, Relation: users(), OldKey: true, Old: row("1", decode.Value{}, decode.Value{}), New: row("1", nil, nil)},
+			`{"op":"c","before":null,"after":{"id":1,"name":null,"mood":null},` + ofUsers},
 		{"large key unchanged", decode.Change{Op: decode.OpUpdate, Relation: users(), OldKey: true, Old: row("1", decode.Value{}, decode.Value{}),
 			New: row(decode.UnchangedValue(decode.BuiltinType(23)), "", nil)},
 			`{"op":"u","before":{"id":1},"after":{"id":"__debezium_unavailable_value","name":"","mood":null},` + ofUsers},
@@ -112,4 +117,53 @@ func ExampleDebezium() {
 	// Output:
 	// <nil> <nil>
 	// {u map[bio:__debezium_unavailable_value id:42] {users} 1700000001000}
+}
+
+func TestDebeziumValues(t *testing.T) {
+	hstore := &decode.Type{OID: 30000, Schema: "public", Name: "hstore", Extension: "hstore"}
+	deep := decode.TextValue(userType(decode.ArrayType, decode.BuiltinType(1082)), []byte("{2024-02-29,NULL,infinity}"))
+	for _, c := range []struct {
+		v        decode.Value
+		modifier int32
+		want     string
+	}{
+		{builtin(114, `{"a" : "b"}`), -1, `"{\"a\" : \"b\"}"`},
+		{builtin(1082, "1969-12-31"), -1, `-1`},
+		{builtin(1082, "4714-11-24 BC"), -1, `-2440588`},
+		{builtin(1082, "infinity"), -1, `"infinity"`},
+		{builtin(1114, "1970-01-01 00:00:01.5"), -1, `1500000`},
+		{builtin(1114, "1969-12-31 23:59:59.999999"), 6, `-1`},
+		{builtin(1114, "1970-01-01 00:00:01.5"), 3, `1500`},
+		{builtin(1114, "294276-12-31 23:59:59.999999"), -1, `"294276-12-31 23:59:59.999999"`},
+		{builtin(1184, "2024-02-29 12:00:00.5+00"), -1, `"2024-02-29T12:00:00.5Z"`},
+		{builtin(1184, "0044-03-15 12:00:00+00 BC"), -1, `"0044-03-15 12:00:00+00 BC"`},
+		{builtin(1083, "24:00:00"), -1, `86400000000`},
+		{builtin(1083, "00:00:01"), 0, `1000`},
+		{builtin(1266, "01:30:00.25+02"), -1, `"23:30:00.25Z"`},
+		{builtin(1186, "1 year 2 mons 3 days 04:05:06.78"), -1, `"P1Y2M3DT4H5M6.78S"`},
+		{builtin(1186, "-1 years -2 mons +3 days -00:00:00.000001"), -1, `"P-1Y-2M3DT0H0M-0.000001S"`},
+		{builtin(1186, "infinity"), -1, `"infinity"`},
+		{builtin(790, "-$1,234.50"), -1, `-1234.50`},
+		{builtin(1700, "1.50"), -1, `1.50`},
+		{builtin(1700, "NaN"), -1, `"NaN"`},
+		{builtin(17, `\x00`), -1, `"AA=="`},
+		{builtin(1007, "[0:1][3:4]={{1,NULL},{3,4}}"), -1, `[[1,null],[3,4]]`},
+		{builtin(1007, "{{{1},{2}},{{3},{4}}}"), -1, `[[[1],[2]],[[3],[4]]]`},
+		{builtin(1007, "{}"), -1, `[]`},
+		{builtin(1007, "{"), -1, `"{"`},
+		{builtin(1009, `{"a\"b"}`), -1, `["a\"b"]`},
+		{builtin(1115, `{"1970-01-01 00:00:01"}`), 3, `[1000]`},
+		{builtin(22, "1 2"), -1, `[1,2]`},
+		{deep, -1, `[19782,null,"infinity"]`},
+		{decode.TextValue(hstore, []byte(`"a"=>"1", "b"=>NULL`)), -1, `"{\"a\":\"1\",\"b\":null}"`},
+		{decode.UnchangedValue(decode.BuiltinType(17)), -1, `"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="`},
+		{decode.UnchangedValue(decode.BuiltinType(1009)), -1, `["__debezium_unavailable_value"]`},
+	} {
+		rel := &decode.Relation{Schema: "s", Name: "t", Columns: []decode.Column{{Name: "c", Type: c.v.Type(), Modifier: c.modifier}}}
+		got, err := debezium()(nil, &decode.Change{Op: decode.OpInsert, Relation: rel, New: decode.Row{c.v}})
+		want := `{"op":"c","before":null,"after":{"c":` + c.want + `},`
+		if err != nil || !bytes.HasPrefix(got, []byte(want)) || !json.Valid(got) {
+			t.Errorf("%s %q: %s, %v, want %s", c.v.Type().Name, c.v, got, err, want)
+		}
+	}
 }
