@@ -51,6 +51,7 @@ type Change struct {
 	Relation *Relation
 	// Old is the row before, as far as PostgreSQL sent it: nil if not at all; only its key columns
 	// when OldKey, the others being Absent; else the whole row (REPLICA IDENTITY FULL).
+	// An insert has one only from rules.Where: the key of a row that it takes the place of, if it is there.
 	Old    Row
 	OldKey bool
 	New    Row // nil for a delete
