@@ -274,9 +274,7 @@ func (b *binding) fits(ch *decode.Change) error {
 	n := len(b.columns)
 	ok := true
 	switch ch.Op {
-	case decode.OpInsert:
-		ok = len(ch.New) == n
-	case decode.OpUpdate:
+	case decode.OpInsert, decode.OpUpdate:
 		ok = len(ch.New) == n && (ch.Old == nil || len(ch.Old) == n)
 	case decode.OpDelete:
 		ok = len(ch.Old) == n

@@ -106,7 +106,8 @@ const (
 // program gives the one for a change, made the first time.
 func (a *rowApplier) program(b *binding, ch *decode.Change) (*program, error) {
 	mv := b.moved(ch)
-	a.pattern = append(a.pattern[:0], byte(ch.Op), byte(mv), flag(a.heal), flag(ch.OldKey))
+	replaces := b.replaces(ch)
+	a.pattern = append(a.pattern[:0], byte(ch.Op), byte(mv), flag(a.heal), flag(ch.OldKey), flag(replaces))
 	for i := range ch.New {
 		p := ch.New[i].Presence()
 		if p == decode.Null {
@@ -121,7 +122,7 @@ func (a *rowApplier) program(b *binding, ch *decode.Change) (*program, error) {
 		return p, nil
 	}
 	p := &program{binding: b, pattern: string(a.pattern)}
-	c := compiler{binding: b, ch: ch, heal: a.heal, moved: mv}
+	c := compiler{binding: b, ch: ch, heal: a.heal, moved: mv, replaces: replaces}
 	var err error
 	switch ch.Op {
 	case decode.OpInsert:
@@ -169,6 +170,15 @@ func (b *binding) moved(ch *decode.Change) moved {
 	return out
 }
 
+// replaces reports whether an insert that takes the place of another row (its Old) has another key than
+// that one, or no index to meet it by.
+func (b *binding) replaces(ch *decode.Change) bool {
+	if ch.Op != decode.OpInsert || ch.Old == nil {
+		return false
+	}
+	return b.key == nil || slices.ContainsFunc(b.keyCols, func(i int) bool { return !bytes.Equal(ch.Old[i].Bytes(), ch.New[i].Bytes()) })
+}
+
 // deferrable reports whether only deferrable indexes tell the source's key apart.
 func (b *binding) deferrable() bool {
 	return b.key != nil && b.key.deferrable
@@ -180,7 +190,9 @@ type compiler struct {
 	ch      *decode.Change
 	heal    bool
 	moved   moved
-	steps   []*step
+	// replaces: an insert takes the place of the row that Old names, and does not find it by its own key.
+	replaces bool
+	steps    []*step
 
 	sql    strings.Builder
 	params []source
@@ -226,6 +238,12 @@ func (c *compiler) written() []int {
 
 func (c *compiler) insert() error {
 	b, cols := c.binding, c.written()
+	if c.replaces {
+		if err := c.delete(); err != nil {
+			return err
+		}
+		c.steps[len(c.steps)-1].counted = false
+	}
 	keyed := b.key != nil
 	for _, k := range b.keyCols {
 		keyed = keyed && slices.Contains(cols, k)
