@@ -97,7 +97,26 @@ func (w *Worker) session(ctx context.Context) error {
 		return err
 	}
 	defer link.close()
-	stream, store, err := w.waitForStream(ctx, link)
+	if _, _, err := w.waitForStream(ctx, link); err != nil {
+		return err
+	}
+	store, err := state.NewNATS(ctx, link.js, w.cfg.group, w.cfg.replicas, false)
+	if err != nil {
+		return err
+	}
+	t, err := begin(ctx, store, state.WorkerLease(w.opt.name), w.cfg.lease, &w.status.commonStatus, w.log)
+	if err != nil {
+		return err
+	}
+	defer t.end()
+	return t.judge(w.work(t, link))
+}
+
+// work does what a session is for, as long as it has the lease.
+func (w *Worker) work(t *tenure, link *link) error {
+	ctx := t.stop
+	w.status.set(PhaseConnecting)
+	stream, store, err := w.waitForStream(ctx, link) // again: standing by may have lasted
 	if err != nil {
 		return err
 	}
@@ -118,7 +137,7 @@ func (w *Worker) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.once(s.run(ctx, from))
+	return s.once(s.run(t, from))
 }
 
 // once makes a gap of the second message in a row that doesn't continue the worker's position: it was searched
@@ -227,12 +246,11 @@ func (s *working) opening() sink.Start {
 
 // run reads, decodes and writes until ctx ends. The stages overlap: while one batch is written, the
 // next one is decoded and the messages behind it are fetched.
-func (s *working) run(ctx context.Context, from place) error {
+func (s *working) run(t *tenure, from place) error {
 	s.status.set(PhaseStreaming)
 	s.status.applied(s.start)
-	work, release := outliving(ctx, drainBound) // what the sink has begun is finished
-	defer release()
-	work, cancel := context.WithCancel(work)
+	ctx := t.stop
+	work, cancel := context.WithCancel(t.work) // what the sink has begun is finished
 	defer cancel()
 
 	g, gctx := errgroup.WithContext(work)
@@ -254,7 +272,7 @@ func (s *working) run(ctx context.Context, from place) error {
 		defer cancel() // CopyOnly: nothing is read behind the end
 		return s.write(gctx, f.out)
 	})
-	err := undrained(work, g.Wait())
+	err := g.Wait()
 	flush, cancelFlush := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
 	defer cancelFlush()
 	if ferr := s.report.flush(flush); err == nil && ferr != nil {
