@@ -76,17 +76,23 @@ func (f *Flo) Run(ctx context.Context) error {
 // transaction that ended at or before lsn. It asks the replicator for an idle marker at once, so that it returns soon
 // on an idle source too. For lsn take the source's pg_current_wal_flush_lsn() after the commit.
 func (f *Flo) WaitFor(ctx context.Context, lsn LSN) error {
-	link, err := f.cfg.connectNATS(ctx)
-	if err != nil {
-		return err
-	}
-	defer link.close()
+	var link *link
+	defer func() {
+		if link != nil {
+			link.close()
+		}
+	}()
 	var stream *bus.Stream
 	var store state.Store
 	backoff := pgsession.Backoff{}
 	asked := time.Time{}
 	for {
-		done, err := func() (bool, error) {
+		done, err := func() (done bool, err error) {
+			if link == nil { // NATS may be down for a while, as at any later time
+				if link, err = f.cfg.connectNATS(ctx); err != nil {
+					return false, err
+				}
+			}
 			if stream == nil {
 				if stream, err = bus.Open(ctx, f.cfg.bus(link)); err != nil {
 					return false, err

@@ -69,6 +69,9 @@ func (s *replication) run(ctx context.Context) error {
 		return err
 	}
 	defer stopAsks()
+	if s.copyDone {
+		s.r.status.copied()
+	}
 	copied := make(chan struct{})
 	g, gctx := errgroup.WithContext(work)
 	if s.slot != nil && !s.copyDone {

@@ -26,7 +26,6 @@ type Worker struct {
 	running atomic.Bool
 	status  workerStatus
 	missed  repositionError // the last one of this Run
-	held    uint64          // the last epoch under which this Run took the name
 }
 
 // NewWorker makes one worker: the one given by WithSink or WithWorker, of which there must be one. It
@@ -67,7 +66,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer w.running.Store(false)
-	w.missed, w.held = repositionError{}, 0
+	w.missed = repositionError{}
 	err := retry(ctx, w.log, &w.status.commonStatus, w.session)
 	if c := sink.As[sink.Closer](w.opt.sink); c != nil {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
@@ -178,24 +177,18 @@ func (w *Worker) waitForStream(ctx context.Context, link *link) (*bus.Stream, st
 }
 
 // register takes the worker's name for this session: the epoch in its record rises, so that whoever
-// held it before is found out at its next write. A worker that held it, and finds that another one
-// has taken it since, does not take it back: its session was ended by that one, or it was paused.
+// held it before is found out at its next write.
 func (s *working) register(ctx context.Context, store state.Store) error {
-	held := s.held
 	for {
 		rec, rev, err := store.Worker(ctx, s.opt.name)
 		if err != nil && !errors.Is(err, state.ErrNotFound) {
 			return err
-		}
-		if held != 0 && rec.Epoch > held {
-			return fmt.Errorf("%w: group %q, worker %q: epoch %d, this is %d", ErrLeaseLost, s.cfg.group, s.opt.name, rec.Epoch, held)
 		}
 		s.joined = rev == 0
 		rec.Name = s.opt.name
 		// By the clock, so that a sink that knows the name from before a Drop doesn't see a lower epoch.
 		rec.Epoch = max(rec.Epoch+1, uint64(time.Now().UnixMilli()))
 		rec.Updated = time.Now().UTC()
-		s.held = rec.Epoch // before it is written: the answer may be lost
 		rev, err = store.PutWorker(ctx, rec, rev)
 		if errors.Is(err, state.ErrConflict) {
 			continue // somebody else registers; the later one wins

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/pgflo/flo/decode"
-	"github.com/pgflo/flo/rules"
 	"github.com/pgflo/flo/sink"
 )
 
@@ -112,59 +111,30 @@ func (f *feed) sent() {
 	f.since = noTime
 }
 
-// binding is a relation as the rules leave it.
-type binding struct {
-	out *decode.Relation
-	fn  rules.Func
-	err error
-}
-
-// bind resolves the rules for a relation, once a version of it.
-func (f *feed) bind(rel *decode.Relation) *binding {
-	b := f.bound[rel]
-	if b == nil {
-		if len(f.bound) >= maxBindings {
-			clear(f.bound)
-		}
-		b = &binding{}
-		b.out, b.fn, b.err = rules.Bind(f.opt.rules, rel)
-		f.bound[rel] = b
-	}
-	return b
-}
-
-// maxBindings bounds how many relation versions are remembered.
-const maxBindings = 10_000
-
 // apply runs the rules on a change, and reports whether it stays.
 func (f *feed) apply(c *decode.Change) (bool, error) {
-	if c.Relation == nil && c.Truncate == nil {
-		return true, nil
-	}
 	if c.Truncate != nil {
-		t := *c.Truncate
-		t.Relations = make([]*decode.Relation, len(c.Truncate.Relations))
-		for i, rel := range c.Truncate.Relations {
-			b := f.bind(rel)
-			if b.err != nil {
-				return false, f.ruleError(c, rel, b.err)
-			}
-			t.Relations[i] = b.out
+		t, keep, err := f.rules.Truncate(c.Truncate)
+		if err != nil {
+			return false, f.ruleError(c, c.Truncate.Relations[0], err)
 		}
-		c.Truncate = &t
+		c.Truncate = t
+		return keep, nil
+	}
+	if c.Relation == nil {
 		return true, nil
 	}
-	b := f.bind(c.Relation)
-	if b.err != nil {
-		return false, f.ruleError(c, c.Relation, b.err)
-	}
-	c.Relation = b.out
-	if b.fn == nil {
-		return true, nil
-	}
-	keep, err := b.fn(c)
+	b, err := f.rules.Bind(c.Relation)
 	if err != nil {
-		return false, f.ruleError(c, b.out, err)
+		return false, f.ruleError(c, c.Relation, err)
+	}
+	c.Relation = b.Out
+	if b.Func == nil {
+		return true, nil
+	}
+	keep, err := b.Func(c)
+	if err != nil {
+		return false, f.ruleError(c, b.Out, err)
 	}
 	return keep, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/pgflo/flo/internal/bus"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/wire"
+	"github.com/pgflo/flo/rules"
 	"github.com/pgflo/flo/sink"
 )
 
@@ -25,7 +26,7 @@ type attempt struct {
 
 type copyTable struct {
 	in      *decode.Relation // as the chunks have it
-	binding *binding
+	binding *rules.Binding
 	table   sink.CopyTable
 
 	mu      sync.Mutex
@@ -101,11 +102,11 @@ func (f *feed) copyBegin(ctx context.Context, seq uint64, h *wire.Header, rec wi
 	if err != nil {
 		return err
 	}
-	b := f.bind(rel)
-	if b.err != nil {
-		return &SinkError{Worker: f.opt.name, Copy: &decode.CopyID{Point: cb.Point, Table: cb.Table, Attempt: cb.Attempt}, Table: rel.Qualified(), Err: fmt.Errorf("rule: %w", b.err)}
+	b, err := f.rules.Bind(rel)
+	if err != nil {
+		return &SinkError{Worker: f.opt.name, Copy: &decode.CopyID{Point: cb.Point, Table: cb.Table, Attempt: cb.Attempt}, Table: rel.Qualified(), Err: fmt.Errorf("rule: %w", err)}
 	}
-	a.tables[cb.Table] = &copyTable{in: rel, binding: b, table: sink.CopyTable{Relation: b.out, Source: cb.Table, Attempt: cb.Attempt, Point: cb.Point, Filtered: b.fn != nil}}
+	a.tables[cb.Table] = &copyTable{in: rel, binding: b, table: sink.CopyTable{Relation: b.Out, Source: cb.Table, Attempt: cb.Attempt, Point: cb.Point, Filtered: b.Copied != nil}}
 	if len(a.tables) < a.start.Copies {
 		return nil
 	}
@@ -353,7 +354,7 @@ func (d *drainer) writeChunks(ctx context.Context) error {
 
 func (d *drainer) writeChunk(ctx context.Context, task *copyTask) error {
 	t, c := task.t, &task.chunk
-	raw := t.binding.fn == nil && t.binding.out == t.in
+	raw := t.binding.Copied == nil
 	if d.copy == nil {
 		return d.writeRows(ctx, task)
 	}
@@ -389,10 +390,10 @@ func eachRow(t *copyTable, c *wire.CopyChunk, f func(*decode.Change) error) erro
 		if err != nil || !ok {
 			return err
 		}
-		ch := arena.CopiedRow(t.binding.out, id, row)
+		ch := arena.CopiedRow(t.binding.Out, id, row)
 		id.Row++
-		if t.binding.fn != nil {
-			keep, err := t.binding.fn(ch)
+		if t.binding.Copied != nil {
+			keep, err := t.binding.Copied(ch)
 			if err != nil {
 				return fmt.Errorf("rule: %w", err)
 			}

@@ -150,6 +150,9 @@ func (s *working) halve(ctx context.Context, at place, last uint64) (place, erro
 	if err != nil {
 		return place{}, err
 	}
+	if h.To.End < at.pos.End { // the stream was rolled back, or filled up again, while it was searched
+		return place{}, fmt.Errorf("%w: sequence %d ends at %s, below %s", errReposition, seq, h.To.End, at.pos.End)
+	}
 	if !holds(&h, at.pos.End) {
 		return place{}, s.gap(at.pos, seq, h.From)
 	}

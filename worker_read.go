@@ -10,6 +10,7 @@ import (
 	"github.com/pgflo/flo/internal/bus"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/wire"
+	"github.com/pgflo/flo/rules"
 )
 
 // feed is the decoding stage: it reads messages in order, checks that each continues the worker's
@@ -19,7 +20,7 @@ type feed struct {
 	out    chan *batch // unbuffered: the sink's stage takes a batch when it is free
 	place  place
 	parser *decode.Parser
-	bound  map[*decode.Relation]*binding
+	rules  *rules.Binder
 	arenas [batchArenas]arenaSlot
 	turn   int
 	batch  *batch
@@ -43,7 +44,7 @@ type feed struct {
 var noTime time.Time
 
 func newFeed(s *working, at place) *feed {
-	f := &feed{working: s, out: make(chan *batch), place: at, pos: at.pos, cp: at.cp, parser: decode.NewParser(), bound: map[*decode.Relation]*binding{}}
+	f := &feed{working: s, out: make(chan *batch), place: at, pos: at.pos, cp: at.cp, parser: decode.NewParser(), rules: rules.NewBinder(s.opt.rules)}
 	f.batch = f.newBatch()
 	return f
 }

@@ -17,6 +17,7 @@ type TypeDescription struct {
 	Kind      TypeKind           `json:"kind"`
 	Extension string             `json:"extension,omitempty"`
 	Elem      uint32             `json:"elem,omitempty"`
+	Delimiter byte               `json:"delimiter,omitempty"` // pg_type.typdelim, 0 for a comma
 	Labels    []string           `json:"labels,omitempty"`
 	Fields    []FieldDescription `json:"fields,omitempty"`
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/pgflo/flo/decode"
@@ -82,4 +84,67 @@ func FuzzCopyReader(f *testing.F) {
 			}
 		}
 	})
+}
+
+// FuzzValue reads any text as every kind of type: it gives a value or ErrMalformed, and takes no more memory than
+// the text's own size allows.
+func FuzzValue(f *testing.F) {
+	for i, typ := range fuzzTypes() {
+		for _, c := range malformedValues {
+			if c.typ.Name == typ.Name {
+				for _, text := range c.texts {
+					f.Add(uint8(i), []byte(text))
+				}
+			}
+		}
+		for _, text := range oracleValues[strings.TrimPrefix(typ.Name, "_")] {
+			f.Add(uint8(i), []byte(text))
+		}
+		for _, text := range oracleValues[strings.TrimPrefix(typ.Name, "_")+"[]"] {
+			f.Add(uint8(i), []byte(text))
+		}
+	}
+	f.Fuzz(func(t *testing.T, which uint8, text []byte) {
+		types := fuzzTypes()
+		typ := types[int(which)%len(types)]
+		v := decode.TextValue(typ, text)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		got, err := v.Any()
+		runtime.ReadMemStats(&after)
+		if limit := uint64(1<<20 + 2000*len(text)); after.TotalAlloc-before.TotalAlloc > limit {
+			t.Fatalf("%d bytes allocated for %d of text", after.TotalAlloc-before.TotalAlloc, len(text))
+		}
+		if err != nil && (!errors.Is(err, decode.ErrMalformed) || got != nil) {
+			t.Fatalf("error of no kind: %v, %v", got, err)
+		}
+		for name, get := range access {
+			if _, err := get(v); err != nil && !errors.Is(err, decode.ErrMalformed) && !errors.Is(err, decode.ErrType) && !errors.Is(err, decode.ErrNotFinite) {
+				t.Fatalf("%s: error of no kind: %v", name, err)
+			}
+		}
+		rel := &decode.Relation{Schema: "s", Name: "t", Columns: []decode.Column{{Name: "c", Type: typ}}}
+		c := &decode.Change{Op: decode.OpInsert, Relation: rel, New: decode.Row{v}}
+		for _, encode := range []decode.Encoder{decode.JSON, decode.Debezium("f")} {
+			line, err := encode(nil, c)
+			if err != nil || !json.Valid(line) || bytes.ContainsAny(line, "\n\r") {
+				t.Fatalf("not a line of JSON: %q, %v", line, err)
+			}
+		}
+	})
+}
+
+// fuzzTypes are the types whose text is parsed, and some that are made of others.
+func fuzzTypes() []*decode.Type {
+	var types []*decode.Type
+	for oid := range uint32(7000) {
+		if t := decode.BuiltinType(oid); t != nil {
+			types = append(types, t)
+		}
+	}
+	pairs := userType(decode.ArrayType, pairType())
+	outer := userType(decode.CompositeType, nil)
+	outer.Fields = []decode.Field{{Name: "list", Type: pairs}, {Name: "r", Type: decode.BuiltinType(3908)}, {Name: "m", Type: decode.BuiltinType(4533)}}
+	hstore := &decode.Type{OID: 20001, Schema: "public", Name: "hstore", Extension: "hstore"}
+	return append(types, pairType(), pairs, outer, hstore, userType(decode.DomainType, pairs))
 }

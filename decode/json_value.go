@@ -21,39 +21,20 @@ const (
 	jsonBytes
 )
 
-// maxDomainDepth bounds how many domains over domains are looked through.
-const maxDomainDepth = 64
-
-// jsonFormOf looks through domains. A domain of which only a Type message is known has its own OID
-// and its base type's name.
 func jsonFormOf(t *Type) jsonForm {
-	for depth := 0; t != nil && t.Kind == DomainType && depth < maxDomainDepth; depth++ {
-		t = t.Elem
-	}
-	if t == nil || t.Kind != BaseType {
-		return jsonString
-	}
-	switch t.OID {
-	case pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID, pgtype.Float4OID, pgtype.Float8OID, pgtype.NumericOID, pgtype.OIDOID:
+	f, t := formOf(t)
+	switch f {
+	case formInt2, formInt4, formInt8, formFloat4, formFloat8, formNumeric:
 		return jsonNumber
-	case pgtype.BoolOID:
+	case formOID:
+		if t.OID == pgtype.OIDOID {
+			return jsonNumber
+		}
+	case formBool:
 		return jsonBool
-	case pgtype.JSONOID, pgtype.JSONBOID:
+	case formJSON:
 		return jsonRaw
-	case pgtype.ByteaOID:
-		return jsonBytes
-	}
-	if t.OID < FirstUserOID || t.Schema != catalogSchema {
-		return jsonString
-	}
-	switch t.Name {
-	case "int2", "int4", "int8", "float4", "float8", "numeric", "oid":
-		return jsonNumber
-	case "bool":
-		return jsonBool
-	case "json", "jsonb":
-		return jsonRaw
-	case "bytea":
+	case formBytea:
 		return jsonBytes
 	}
 	return jsonString

@@ -23,6 +23,7 @@ type Type struct {
 	Kind      TypeKind
 	Extension string   // the extension that owns it, "" if none
 	Elem      *Type    // of an array, its element; of a domain, its base; of a range, its subtype; of a multirange, its range
+	Delimiter byte     // pg_type.typdelim: what stands between its values in an array; 0 for a comma (and box's semicolon)
 	Labels    []string // of an enum, in order
 	Fields    []Field  // of a composite
 }

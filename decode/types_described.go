@@ -46,7 +46,7 @@ func (r *typeResolver) resolve(oid uint32, depth int) (*Type, error) {
 	}
 	r.open[oid] = true
 	defer delete(r.open, oid)
-	t := &Type{OID: oid, Schema: d.Schema, Name: d.Name, Kind: d.Kind, Extension: d.Extension, Labels: d.Labels}
+	t := &Type{OID: oid, Schema: d.Schema, Name: d.Name, Kind: d.Kind, Extension: d.Extension, Delimiter: d.Delimiter, Labels: d.Labels}
 	var err error
 	if d.Elem != 0 {
 		if t.Elem, err = r.resolve(d.Elem, depth+1); err != nil {

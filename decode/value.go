@@ -10,6 +10,21 @@ const (
 	Present                   // a value, in PostgreSQL's text format
 )
 
+// String gives the lower-case word: "absent", "null", "unchanged", "present".
+func (p Presence) String() string {
+	switch p {
+	case Absent:
+		return "absent"
+	case Null:
+		return "null"
+	case Unchanged:
+		return "unchanged"
+	case Present:
+		return "present"
+	}
+	return "unknown"
+}
+
 // Value is one column of a row: bytes and a type until somebody asks. The zero Value is Absent.
 type Value struct {
 	data     []byte

@@ -3,19 +3,24 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/pgflo/flo/decode"
 )
 
-// Bind binds rules, in order, to a relation: each one sees what the one before it left. It returns the
-// relation as the last one leaves it and one function that runs them all, stopping where one of them
-// drops the change. The function is nil if no rule has anything to do for in; if out is in as well,
-// copied rows need not be parsed.
+// Bind binds rules, in order, to a relation: each one sees what the one before it left, and the first
+// Route that means the table comes last, wherever it stands. It returns the relation as the last one
+// leaves it and one function that runs them all, stopping where one of them drops the change. The
+// function is nil if no rule has anything to do for in.
 //
 // The function sets the change's Relation. It is safe for concurrent calls if the rules' functions are;
-// those of this package are.
+// those of this package are. A worker uses a Binder, which sees more than one table.
 func Bind(rules []Rule, in *decode.Relation) (out *decode.Relation, f Func, err error) {
-	return bindAll(rules, scope{in: in})
+	b, err := NewBinder(rules).Bind(in)
+	if err != nil {
+		return nil, nil, err
+	}
+	return b.Out, b.Func, nil
 }
 
 // Validate reports all that is wrong with rules before any table is known; each error wraps
@@ -31,6 +36,7 @@ func Validate(rules ...Rule) error {
 			errs = append(errs, v.Validate())
 		}
 	}
+	errs = append(errs, validateRoutes(rules))
 	return errors.Join(errs...)
 }
 
@@ -41,94 +47,95 @@ type scope struct {
 	ops   opSet // the operations it is limited to
 }
 
-// scoped is what this package's own rules implement beside Rule.
-type scoped interface {
-	bind(s scope) (*decode.Relation, Func, error)
+// unchanged is a rule that has nothing to do.
+func (s scope) unchanged() bound { return bound{out: s.in} }
+
+// run is a rule that runs f, for the scope's operations.
+func (s scope) run(out *decode.Relation, f Func) bound {
+	return bound{out: out, steps: []step{{out: out, f: f, ops: s.ops}}}
 }
 
-func bindOne(r Rule, s scope) (*decode.Relation, Func, error) {
+// scoped is what this package's own rules implement beside Rule.
+type scoped interface {
+	bind(s scope) (bound, error)
+}
+
+// bound is a rule, or a list of them, bound to a relation.
+type bound struct {
+	out      *decode.Relation
+	steps    []step
+	truncate truncation
+}
+
+// step is one rule of a bound list.
+type step struct {
+	out *decode.Relation
+	f   Func  // nil if only the relation changes
+	ops opSet // the operations it runs for
+}
+
+// bindAlone implements Rule.Bind for this package's own rules.
+func bindAlone(r scoped, in *decode.Relation) (*decode.Relation, Func, error) {
+	b, err := r.bind(scope{in: in})
+	if err != nil {
+		return nil, nil, err
+	}
+	return b.out, chain(b.steps), nil
+}
+
+// chain makes one function of steps, nil if none of them does anything.
+func chain(steps []step) Func {
+	if !slices.ContainsFunc(steps, func(st step) bool { return st.f != nil }) {
+		return nil
+	}
+	return func(c *decode.Change) (bool, error) {
+		for i := range steps {
+			st := &steps[i]
+			c.Relation = st.out
+			if st.f == nil || !st.ops.has(c.Op) {
+				continue
+			}
+			keep, err := st.f(c)
+			if err != nil || !keep {
+				return false, err
+			}
+		}
+		return true, nil
+	}
+}
+
+func bindOne(r Rule, s scope) (bound, error) {
 	if r == nil {
-		return nil, nil, fmt.Errorf("%w: rule is nil", ErrInvalidRule)
+		return bound{}, fmt.Errorf("%w: rule is nil", ErrInvalidRule)
 	}
 	if b, ok := r.(scoped); ok {
 		return b.bind(s)
 	}
 	out, f, err := r.Bind(s.in)
 	if err != nil {
-		return nil, nil, err
+		return bound{}, err
 	}
-	if s.ops == 0 {
-		return out, f, nil
+	if out == s.in && f == nil {
+		return s.unchanged(), nil
 	}
-	if out != s.in {
-		return nil, nil, &BindError{fmt.Sprintf("On(%T)", r), s.in.Qualified(),
+	if s.ops != 0 && out != s.in {
+		return bound{}, &BindError{fmt.Sprintf("On(%T)", r), s.in.Qualified(),
 			fmt.Errorf("%w: a rule that changes the table's columns cannot be limited to operations", ErrInvalidRule)}
 	}
-	return out, limit(f, s.ops), nil
+	return s.run(out, f), nil
 }
 
-// step is one rule of a bound list.
-type step struct {
-	out *decode.Relation
-	f   Func // nil if only the relation changes
-}
-
-func bindAll(rules []Rule, s scope) (*decode.Relation, Func, error) {
-	var steps []step
-	working := false
+func bindAll(rules []Rule, s scope) (bound, error) {
+	all := bound{}
 	for _, r := range rules {
-		out, f, err := bindOne(r, s)
+		b, err := bindOne(r, s)
 		if err != nil {
-			return nil, nil, err
+			return bound{}, err
 		}
-		if out != s.in || f != nil {
-			steps = append(steps, step{out, f})
-		}
-		working = working || f != nil
-		s.in = out
+		all.steps = append(all.steps, b.steps...)
+		all.truncate = all.truncate.and(b.truncate)
+		s.in = b.out
 	}
-	if !working {
-		return s.in, nil, nil
-	}
-	return s.in, func(c *decode.Change) (bool, error) {
-		for i := range steps {
-			c.Relation = steps[i].out
-			if steps[i].f == nil {
-				continue
-			}
-			keep, err := steps[i].f(c)
-			if err != nil || !keep {
-				return false, err
-			}
-		}
-		return true, nil
-	}, nil
-}
-
-// bindColumns finds the columns that a rule names. Where the table is named exactly a missing one is
-// an error: it would mean that data passes as it is because of a spelling mistake.
-func bindColumns(rule string, s scope, names []string) ([]int, error) {
-	fail := func(err error) ([]int, error) { return nil, &BindError{rule, s.in.Qualified(), err} }
-	var found []int
-	for _, name := range names {
-		i := s.in.Column(name)
-		switch {
-		case i < 0 && s.exact:
-			return fail(fmt.Errorf("%w: %q (names are exact, upper and lower case differ; an earlier rule may have excluded it)", ErrNoColumn, name))
-		case i < 0:
-			continue
-		case s.in.Columns[i].Key && s.in.Identity != decode.IdentityFull:
-			return fail(fmt.Errorf("%w: %q; without its true value the row cannot be found again for an update or delete: leave it out of the rule, or give the table another key by ALTER TABLE … REPLICA IDENTITY USING INDEX …", ErrKeyColumn, name))
-		}
-		found = append(found, i)
-	}
-	return found, nil
-}
-
-// checkShape guards against rows that are not what the rule was bound to.
-func checkShape(row decode.Row, in *decode.Relation) error {
-	if row != nil && len(row) != len(in.Columns) {
-		return fmt.Errorf("rules: table %s: %w: %d values for %d columns", in.Qualified(), ErrShape, len(row), len(in.Columns))
-	}
-	return nil
+	all.out = s.in
+	return all, nil
 }

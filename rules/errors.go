@@ -17,6 +17,15 @@ var (
 	ErrKeyColumn = errors.New("column is part of the replica identity")
 	// ErrType: the column's type can't hold what the rule makes of it.
 	ErrType = errors.New("column type does not fit the rule")
+	// ErrNeedsFull: Where needs the table's whole old rows: ALTER TABLE … REPLICA IDENTITY FULL.
+	ErrNeedsFull = errors.New("table needs REPLICA IDENTITY FULL")
+	// ErrUndecided: a change does not hold the value that a condition reads.
+	ErrUndecided = errors.New("the condition cannot be decided")
+	// ErrTruncate: a table was truncated, and its rules do not say what that means at the destination.
+	ErrTruncate = errors.New("TRUNCATE refused")
+	// ErrAmbiguous: a route could mean more than one table, or tables meet at one destination without
+	// a word on what a TRUNCATE of one of them means.
+	ErrAmbiguous = errors.New("ambiguous route")
 	// ErrShape: a row doesn't have the columns that the rule was bound to. Nothing of it is passed on,
 	// since a value in another column's place could be the one that the rule hides.
 	ErrShape = errors.New("row does not have its relation's columns")

@@ -32,19 +32,19 @@ func (r *excludeRule) Validate() error {
 
 // Bind implements Rule.
 func (r *excludeRule) Bind(in *decode.Relation) (*decode.Relation, Func, error) {
-	return r.bind(scope{in: in})
+	return bindAlone(r, in)
 }
 
-func (r *excludeRule) bind(s scope) (*decode.Relation, Func, error) {
+func (r *excludeRule) bind(s scope) (bound, error) {
 	if err := r.Validate(); err != nil {
-		return nil, nil, err
+		return bound{}, err
 	}
 	gone, err := bindColumns(r.String(), s, r.columns)
 	if err != nil || len(gone) == 0 {
-		return s.in, nil, err
+		return s.unchanged(), err
 	}
 	if s.ops != 0 {
-		return s.in, limit(eachRow(s.in, func(row decode.Row) decode.Row { return withAbsent(row, gone) }), s.ops), nil
+		return s.run(s.in, eachRow(s.in, func(row decode.Row) decode.Row { return withAbsent(row, gone) })), nil
 	}
 	out := *s.in
 	out.Columns = make([]decode.Column, 0, len(s.in.Columns))
@@ -55,7 +55,7 @@ func (r *excludeRule) bind(s scope) (*decode.Relation, Func, error) {
 			kept = append(kept, i)
 		}
 	}
-	return &out, eachRow(s.in, func(row decode.Row) decode.Row { return keepOnly(row, kept) }), nil
+	return s.run(&out, eachRow(s.in, func(row decode.Row) decode.Row { return keepOnly(row, kept) })), nil
 }
 
 // keepOnly moves the kept values together and forgets the others, so that no one can reach them
@@ -73,20 +73,4 @@ func withAbsent(row decode.Row, gone []int) decode.Row {
 		row[i] = decode.Value{}
 	}
 	return row
-}
-
-// eachRow makes a Func that changes old and new rows alike.
-func eachRow(in *decode.Relation, change func(decode.Row) decode.Row) Func {
-	return func(c *decode.Change) (bool, error) {
-		for _, row := range []*decode.Row{&c.Old, &c.New} {
-			if *row == nil {
-				continue
-			}
-			if err := checkShape(*row, in); err != nil {
-				return false, err
-			}
-			*row = change(*row)
-		}
-		return true, nil
-	}
 }

@@ -65,34 +65,28 @@ func (r *maskRule) Validate() error {
 
 // Bind implements Rule.
 func (r *maskRule) Bind(in *decode.Relation) (*decode.Relation, Func, error) {
-	return r.bind(scope{in: in})
+	return bindAlone(r, in)
 }
 
-func (r *maskRule) bind(s scope) (*decode.Relation, Func, error) {
+func (r *maskRule) bind(s scope) (bound, error) {
 	if err := r.Validate(); err != nil {
-		return nil, nil, err
+		return bound{}, err
 	}
-	found, err := bindColumns(r.String(), s, []string{r.column})
-	if err != nil || len(found) == 0 {
-		return s.in, nil, err
+	i, err := bindColumn(r.String(), s, r.column)
+	if err != nil || i < 0 {
+		return s.unchanged(), err
 	}
-	i := found[0]
 	base := baseOf(s.in.Columns[i].Type)
 	if !isText(base) {
-		name := "unknown"
-		if t := s.in.Columns[i].Type; t != nil {
-			name = t.Name
-		}
-		return nil, nil, &BindError{r.String(), s.in.Qualified(), fmt.Errorf(
-			"%w: %q is of type %s; Mask works on text, varchar, char(n), citext and domains over them: use Exclude", ErrType, r.column, name)}
+		return bound{}, typeError(r.String(), s.in, i, "Mask works on text, varchar, char(n), citext and domains over them: use Exclude")
 	}
 	padded := base.Name == "bpchar"
-	return s.in, limit(eachRow(s.in, func(row decode.Row) decode.Row {
-		if v := row[i]; v.Presence() == decode.Present {
-			row[i] = decode.TextValue(v.Type(), r.mask(v.Bytes(), padded))
+	return s.run(s.in, eachValue(s.in, i, func(v decode.Value) (decode.Value, error) {
+		if v.Presence() == decode.Present {
+			v = decode.TextValue(v.Type(), r.mask(v.Bytes(), padded))
 		}
-		return row
-	}), s.ops), nil
+		return v, nil
+	})), nil
 }
 
 // mask never writes into text, which belongs to the message that it came in. The blanks that fill up a
@@ -119,26 +113,4 @@ func (r *maskRule) mask(text []byte, padded bool) []byte {
 		body = body[size:]
 	}
 	return append(out, blanks...)
-}
-
-// baseOf gives the type below domains.
-func baseOf(t *decode.Type) *decode.Type {
-	for t != nil && t.Kind == decode.DomainType {
-		t = t.Elem
-	}
-	return t
-}
-
-// isText reports whether any text of the same number of characters fits the type.
-func isText(t *decode.Type) bool {
-	if t == nil || t.Kind != decode.BaseType {
-		return false
-	}
-	switch t.Name {
-	case "text", "varchar", "bpchar":
-		return t.Schema == "pg_catalog"
-	case "citext": // in whichever schema the extension was installed
-		return true
-	}
-	return false
 }

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -42,17 +43,17 @@ func (r *onRule) Validate() error {
 			return fmt.Errorf("rules: %w: On: operation %d is unknown", ErrInvalidRule, op)
 		}
 	}
-	return Validate(r.rule)
+	return errors.Join(noRoute(r.rule), Validate(r.rule))
 }
 
 // Bind implements Rule.
 func (r *onRule) Bind(in *decode.Relation) (*decode.Relation, Func, error) {
-	return r.bind(scope{in: in})
+	return bindAlone(r, in)
 }
 
-func (r *onRule) bind(s scope) (*decode.Relation, Func, error) {
+func (r *onRule) bind(s scope) (bound, error) {
 	if err := r.Validate(); err != nil {
-		return nil, nil, err
+		return bound{}, err
 	}
 	var ops opSet
 	for _, op := range r.ops {
@@ -61,21 +62,8 @@ func (r *onRule) bind(s scope) (*decode.Relation, Func, error) {
 		}
 	}
 	if ops == 0 { // within another On that shares no operation: never runs
-		return s.in, nil, nil
+		return s.unchanged(), nil
 	}
 	s.ops = ops
 	return bindOne(r.rule, s)
-}
-
-// limit runs f for the operations only.
-func limit(f Func, ops opSet) Func {
-	if f == nil || ops == 0 {
-		return f
-	}
-	return func(c *decode.Change) (bool, error) {
-		if !ops.has(c.Op) {
-			return true, nil
-		}
-		return f(c)
-	}
 }

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -35,20 +36,20 @@ func (r *tableRule) Validate() error {
 	if r.err != nil {
 		return fmt.Errorf("rules: %w: Table: %w", ErrInvalidRule, r.err)
 	}
-	return Validate(r.rules...)
+	return errors.Join(noRoute(r.rules...), Validate(r.rules...))
 }
 
 // Bind implements Rule.
 func (r *tableRule) Bind(in *decode.Relation) (*decode.Relation, Func, error) {
-	return r.bind(scope{in: in})
+	return bindAlone(r, in)
 }
 
-func (r *tableRule) bind(s scope) (*decode.Relation, Func, error) {
+func (r *tableRule) bind(s scope) (bound, error) {
 	if err := r.Validate(); err != nil {
-		return nil, nil, err
+		return bound{}, err
 	}
 	if !r.matches(s.in) {
-		return s.in, nil, nil
+		return s.unchanged(), nil
 	}
 	s.exact = r.exact
 	return bindAll(r.rules, s)

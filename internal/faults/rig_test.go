@@ -83,6 +83,11 @@ func (r *rig) end() {
 			m.now.kill()
 		}
 	}
+	for _, m := range r.members {
+		if strings.Contains(m.log.String(), "DATA RACE") {
+			r.t.Errorf("%s: the race detector found something", m.cfg.Name)
+		}
+	}
 	if !r.t.Failed() {
 		return
 	}

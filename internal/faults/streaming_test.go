@@ -63,7 +63,7 @@ func TestKillsWhileStreaming(t *testing.T) {
 	repl := r.replicator(childConfig{ReplayWindow: time.Duration(pick(0, 0, 2, 180)) * time.Second, StreamMaxBytes: int64(pick(0, 0, 32<<20))})
 	pg := r.worker(childConfig{BatchSize: pick(0, 20, 1000)})
 	lines := r.worker(childConfig{Name: "file", Folder: folder, BatchSize: pick(0, 20, 1000)})
-	r.logf("replicator %+v, worker %+v, file %+v", repl.cfg, pg.cfg, lines.cfg)
+	r.logf("replay window %s, the stream's limit %d bytes, batches of %d (PostgreSQL) and %d changes (file); 0: flo's default", repl.cfg.ReplayWindow, repl.cfg.StreamMaxBytes, pg.cfg.BatchSize, lines.cfg.BatchSize)
 	r.streams(repl, pg, lines)
 	l.truncates.Store(true)
 
@@ -75,6 +75,7 @@ func TestKillsWhileStreaming(t *testing.T) {
 	must(t, g.Wait())
 	l.finish(r)
 	r.catchUp()
+	r.streams(repl, pg, lines) // a replicator that goes on says that the copy is done, too
 	if n := r.logKills(); n < 3*k.kills {
 		t.Errorf("%d kills, want %d", n, 3*k.kills)
 	}

@@ -10,10 +10,6 @@ import (
 	"github.com/pgflo/flo/internal/pgsession"
 )
 
-// firstUserOID is FirstNormalObjectId: types below it are built in and known by their OID.
-// src/include/access/transam.h
-const firstUserOID = 16384
-
 // maxTypeDepth bounds the rounds of Describe: types can't nest in a circle, but a domain over an array
 // of a composite of arrays is deep.
 const maxTypeDepth = 64
@@ -34,7 +30,7 @@ func Describe(ctx context.Context, conn *pgx.Conn, relation uint32, types []uint
 	for range maxTypeDepth {
 		var next []uint32
 		for _, oid := range types {
-			if oid >= firstUserOID && !seen[oid] {
+			if oid != 0 && decode.BuiltinType(oid) == nil && !seen[oid] {
 				seen[oid] = true
 				next = append(next, oid)
 			}
@@ -71,7 +67,7 @@ func readTypes(ctx context.Context, conn *pgx.Conn, oids []uint32) ([]decode.Typ
 			COALESCE((SELECT e.extname::text FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
 				WHERE d.classid = 'pg_type'::regclass AND d.objid = COALESCE(base.oid, t.oid) AND d.deptype = 'e'
 				AND d.refclassid = 'pg_extension'::regclass LIMIT 1), ''),
-			COALESCE(NULLIF(t.typbasetype, 0), base.oid,
+			COALESCE(base.typdelim, t.typdelim)::text, COALESCE(NULLIF(t.typbasetype, 0), base.oid,
 				(SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid), `+multirange+`, 0::oid),
 			ARRAY(SELECT l.enumlabel::text FROM pg_enum l WHERE l.enumtypid = t.oid ORDER BY l.enumsortorder),
 			ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid
@@ -91,11 +87,15 @@ func readTypes(ctx context.Context, conn *pgx.Conn, oids []uint32) ([]decode.Typ
 			labels []string
 			fields []string
 			ftypes []uint32
+			delim  string
 		)
-		if err := row.Scan(&t.OID, &t.Schema, &t.Name, &kind, &t.Extension, &t.Elem, &labels, &fields, &ftypes); err != nil {
+		if err := row.Scan(&t.OID, &t.Schema, &t.Name, &kind, &t.Extension, &delim, &t.Elem, &labels, &fields, &ftypes); err != nil {
 			return t, err
 		}
 		t.Kind = kindOf(kind)
+		if delim != "," && delim != "" {
+			t.Delimiter = delim[0]
+		}
 		if len(labels) > 0 {
 			t.Labels = labels
 		}

@@ -307,3 +307,37 @@ func TestDescribe(t *testing.T) {
 		t.Errorf("nothing to describe: %+v, %v", d, err)
 	}
 }
+
+// TestDescribeKnowsWhatBuiltinTypeDoesNot proves that the row types of catalog tables, whose OIDs are below
+// those of users' types but not fixed, are described, and a delimiter other than a comma.
+func TestDescribeKnowsWhatBuiltinTypeDoesNot(t *testing.T) {
+	db := flotest.Postgres(t)
+	db.Exec(t, `CREATE TYPE odd; CREATE FUNCTION odd_in(cstring) RETURNS odd LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+		CREATE FUNCTION odd_out(odd) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+		CREATE TYPE odd (INPUT = odd_in, OUTPUT = odd_out, LIKE = text, DELIMITER = ':');
+		CREATE TABLE t (row pg_namespace, n information_schema.cardinal_number, odd odd[])`)
+	c := config(t, db.URL)
+	conn := connect(t, c)
+	tables, _, err := c.ResolveTables(t.Context(), conn, patterns(t, "t"), nil)
+	must(t, err)
+	var types []uint32
+	for _, col := range tables[0].Columns {
+		types = append(types, col.Type.OID)
+	}
+	d, err := Describe(t.Context(), conn, tables[0].OID, types)
+	must(t, err)
+	p := decode.NewParser()
+	must(t, p.Describe(d))
+	rel, err := p.Relation(decode.AppendRelation(nil, &decode.Relation{OID: tables[0].OID, Schema: "public", Name: "t", Identity: decode.IdentityDefault, Columns: tables[0].Columns}))
+	must(t, err)
+	row := rel.Columns[0].Type
+	if row.Kind != decode.CompositeType || row.Name != "pg_namespace" || len(row.Fields) < 4 || row.Fields[1].Name != "nspname" || row.Fields[1].Type != decode.BuiltinType(19) {
+		t.Errorf("%+v", row)
+	}
+	if n := rel.Columns[1].Type; n.Kind != decode.DomainType || n.Base() != decode.BuiltinType(23) {
+		t.Errorf("%+v", n)
+	}
+	if a := rel.Columns[2].Type; a.Kind != decode.ArrayType || a.Elem == nil || a.Elem.Name != "odd" || a.Elem.Delimiter != ':' {
+		t.Errorf("%+v", a)
+	}
+}

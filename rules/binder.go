@@ -1,0 +1,164 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/pgflo/flo/decode"
+)
+
+// Binder binds one list of rules to the tables of one worker, as they come. Beyond what Bind does for a
+// table by itself it sees tables that meet at a destination. It is for one goroutine; the functions that
+// it gives are for any.
+type Binder struct {
+	rules  []Rule
+	routes []*routeRule
+	bound  map[*decode.Relation]*Binding
+	meet   map[decode.Name][]arrival // by destination
+	by     map[*routeRule]decode.Name
+}
+
+// Binding is a relation as the rules leave it.
+type Binding struct {
+	Out  *decode.Relation
+	Func Func // what runs for streamed changes; nil: nothing
+	// Copied runs for copied rows. If it is nil, the table's COPY data needs no parsing: its columns, in
+	// their order, are Out's, under the names that they have there.
+	Copied   Func
+	truncate truncation
+}
+
+// arrival is a source table at a destination.
+type arrival struct {
+	source  decode.Name
+	oid     uint32
+	settled bool // its rules say what a TRUNCATE of it means
+}
+
+// maxBindings bounds how many relation versions a Binder remembers.
+const maxBindings = 10_000
+
+// NewBinder takes a list of rules. Routes may stand anywhere in it, but not within Table or On.
+func NewBinder(rules []Rule) *Binder {
+	b := &Binder{bound: map[*decode.Relation]*Binding{}, meet: map[decode.Name][]arrival{}, by: map[*routeRule]decode.Name{}}
+	for _, r := range rules {
+		if route := routeOf(r); route != nil {
+			b.routes = append(b.routes, route)
+		} else {
+			b.rules = append(b.rules, r)
+		}
+	}
+	return b
+}
+
+// Bind gives the binding of a relation, made the first time that it is asked for. The error is a
+// *BindError, or that of a rule of yours.
+func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
+	if known := b.bound[in]; known != nil {
+		return known, nil
+	}
+	all, err := bindAll(b.rules, scope{in: in})
+	if err != nil {
+		return nil, err
+	}
+	filtered := all.truncate
+	settled := false
+	for _, r := range b.routes {
+		match := r.match(in)
+		if match == nil {
+			continue
+		}
+		if err := b.unambiguous(r, match.meant); err != nil {
+			return nil, r.locate(err)
+		}
+		routed, err := r.apply(all.out, match)
+		if err != nil {
+			return nil, r.locate(err)
+		}
+		all.out, all.steps = routed.out, append(all.steps, routed.steps...)
+		if settled = r.settled(); settled {
+			all.truncate = routed.truncate
+		}
+		break
+	}
+	settled = settled || filtered.mode != passTruncate
+	if err := b.arrive(in, all.out.Qualified(), settled); err != nil {
+		return nil, err
+	}
+	if len(b.bound) >= maxBindings {
+		clear(b.bound)
+	}
+	if f := chain(copied(all.steps)); f == nil && len(all.out.Columns) != len(in.Columns) {
+		return nil, &BindError{"a rule", in.Qualified(), fmt.Errorf("%w: it changes the columns, but has no function that changes the rows", ErrShape)}
+	}
+	binding := &Binding{Out: all.out, Func: chain(all.steps), Copied: chain(copied(all.steps)), truncate: all.truncate}
+	b.bound[in] = binding
+	return binding, nil
+}
+
+// copied leaves out the steps that never run for an insert.
+func copied(steps []step) []step {
+	var out []step
+	for _, st := range steps {
+		if st.f != nil && !st.ops.has(decode.OpInsert) {
+			st.f = nil
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
+// unambiguous refuses a route without a schema that means tables of two schemas.
+func (b *Binder) unambiguous(r *routeRule, meant decode.Name) error {
+	if !r.anySchema {
+		return nil
+	}
+	if before, ok := b.by[r]; ok && before != meant {
+		return &BindError{r.String(), meant, fmt.Errorf("%w: it names no schema, and means %s too: give the schema", ErrAmbiguous, before)}
+	}
+	b.by[r] = meant
+	return nil
+}
+
+// arrive notes a source table at its destination, and refuses two that meet there unless both say what a
+// TRUNCATE of one of them means.
+func (b *Binder) arrive(in *decode.Relation, to decode.Name, settled bool) error {
+	source := in.Qualified()
+	list := b.meet[to]
+	same := func(a arrival) bool { return a.source == source || a.oid == in.OID && in.OID != 0 }
+	for _, a := range list {
+		if !same(a) && (!a.settled || !settled) {
+			return &BindError{"Route", source, fmt.Errorf("%w: it meets %s at %s, and a TRUNCATE of one would empty both: give both a Route with Only, PassTruncate or DropTruncate", ErrAmbiguous, a.source, to)}
+		}
+	}
+	if !slices.ContainsFunc(list, same) {
+		b.meet[to] = append(list, arrival{source, in.OID, settled})
+	}
+	return nil
+}
+
+// validateRoutes reports routes that take each other's tables.
+func validateRoutes(rules []Rule) error {
+	var errs []error
+	seen, meet := map[string]bool{}, map[decode.Name]*routeRule{}
+	for _, r := range rules {
+		route := routeOf(r)
+		if route == nil {
+			continue
+		}
+		if seen[route.from] {
+			errs = append(errs, fmt.Errorf("rules: %w: %s: two routes for one table: only the first would count", ErrInvalidRule, route))
+		}
+		seen[route.from] = true
+		if !route.exact || route.schema.same || route.settled() {
+			continue
+		}
+		to := decode.Name{Schema: route.schema.text, Name: route.table.text}
+		if other := meet[to]; other != nil {
+			errs = append(errs, fmt.Errorf("rules: %w: %s and %s meet: say by Only, PassTruncate or DropTruncate in both what a TRUNCATE of one of them means", ErrInvalidRule, other, route))
+		}
+		meet[to] = route
+	}
+	return errors.Join(errs...)
+}
