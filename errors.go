@@ -37,7 +37,8 @@ var (
 	ErrStreamLost = errors.New("flo: stream lost")
 	// ErrHistoryGone: a new worker needs the initial copy, which the stream no longer holds.
 	ErrHistoryGone = errors.New("flo: the stream no longer holds the beginning")
-	// ErrLeaseLost: another process works under the same name.
+	// ErrLeaseLost: another process works under the same name. Run doesn't return it: it stands by, and
+	// takes over when that one is gone.
 	ErrLeaseLost = sink.ErrLeaseLost
 	// ErrTables: tables that were asked for cannot be replicated.
 	ErrTables = errors.New("flo: tables cannot be replicated")
@@ -80,7 +81,7 @@ func fatal(err error) bool {
 	if errors.As(err, &se) {
 		return true
 	}
-	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrLeaseLost, ErrTables, ErrPrivilege, ErrSourceSettings, ErrFinished} {
+	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrTables, ErrPrivilege, ErrSourceSettings, ErrFinished} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -93,7 +94,7 @@ var passing = []error{
 	errAgain, errReposition, pack.ErrDiffers,
 	bus.ErrFenced, bus.ErrRolledBack, bus.ErrNoStream, bus.ErrClosed,
 	source.ErrSlotActive, source.ErrStreamClosed, flocopy.ErrSnapshotGone, flocopy.ErrLocked,
-	state.ErrConflict, state.ErrNotFound,
+	state.ErrConflict, state.ErrNotFound, state.ErrLost, ErrLeaseLost,
 	nats.ErrTimeout, nats.ErrNoResponders, nats.ErrConnectionClosed, nats.ErrDisconnected, nats.ErrNoServers,
 	nats.ErrConnectionReconnecting, nats.ErrConnectionDraining, nats.ErrReconnectBufExceeded, nats.ErrStaleConnection,
 	jetstream.ErrNoHeartbeat, jetstream.ErrBucketNotFound, jetstream.ErrNoStreamResponse, jetstream.ErrConsumerNotFound, jetstream.ErrConsumerDeleted, jetstream.ErrServerShutdown,

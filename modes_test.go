@@ -197,7 +197,9 @@ func TestATableRewrittenWhileItIsCopiedIsCopiedAgain(t *testing.T) {
 			w := launch(t, ctx, p.worker(flo.WithSink(p.sink())))
 			eventually(t, ctx, "the copy is whole", func() bool { w.running(); return rep.Status().CopyDone })
 			p.src.Exec(t, `UPDATE small SET v = 'streamed' WHERE id = 1`)
-			eventually(t, ctx, "the change", func() bool { return p.dst.QueryString(t, `SELECT coalesce(max(v), '') FROM small WHERE id = 1`) == "streamed" })
+			eventually(t, ctx, "the change", func() bool {
+				return p.dst.QueryString(t, `SELECT coalesce(max(v), '') FROM small WHERE id = 1`) == "streamed"
+			})
 			p.equal(ctx)
 			attempts := uint32(0)
 			for _, m := range p.messages(ctx) {

@@ -14,8 +14,8 @@ import (
 	"github.com/pgflo/flo/state"
 )
 
-// Replicator reads PostgreSQL and fills the group's JetStream stream. One is active at a time; a
-// second one waits until the first one's slot is free.
+// Replicator reads PostgreSQL and fills the group's JetStream stream. One is active at a time, by a lease
+// in the group's state; another one stands by and takes over when the first is gone.
 type Replicator struct {
 	cfg     *config
 	source  source.Config
@@ -111,6 +111,22 @@ func (r *Replicator) session(ctx context.Context) error {
 		return err
 	}
 	defer link.close()
+	store, err := state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, true)
+	if err != nil {
+		return err
+	}
+	t, err := begin(ctx, store, state.ReplicatorLease, r.cfg.lease, &r.status.commonStatus, r.source.Logger)
+	if err != nil {
+		return err
+	}
+	defer t.end()
+	return t.judge(r.replicate(t, link, store))
+}
+
+// replicate does what a session is for, as long as it has the lease.
+func (r *Replicator) replicate(t *tenure, link *link, store state.Store) error {
+	ctx := t.stop
+	r.status.set(PhaseConnecting)
 	sys, err := r.source.Identify(ctx)
 	if err != nil {
 		return err
@@ -122,17 +138,11 @@ func (r *Replicator) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	store, err := state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, true)
-	if err != nil {
-		return err
-	}
 	conn, err := r.source.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	work, release := outliving(ctx, drainBound)
-	defer release()
-	s := &replication{r: r, work: work, log: r.source.Logger, link: link, sys: sys, stream: stream, store: store, conn: conn, id: newSession()}
+	s := &replication{r: r, work: t.work, log: r.source.Logger, link: link, sys: sys, stream: stream, store: store, conn: conn, id: newSession()}
 	defer s.close()
 	if err := s.readTail(ctx); err != nil {
 		return err
@@ -149,7 +159,7 @@ func (r *Replicator) session(ctx context.Context) error {
 	if r.cfg.mode == CopyOnly {
 		return s.copyOnly(ctx)
 	}
-	return undrained(work, s.run(ctx))
+	return s.run(ctx)
 }
 
 // Settle confirms to the source all that is in the stream, at once, without waiting for the replay
@@ -160,13 +170,24 @@ func (r *Replicator) Settle(ctx context.Context) error {
 		return fmt.Errorf("flo: Settle needs a running replicator: call Run first")
 	}
 	target := r.status.snapshot().Published
+	conn, err := r.source.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
 	r.settle.Add(1)
-	for r.status.snapshot().Confirmed < target {
+	for {
+		slot, err := r.source.Slot(ctx, conn, r.cfg.slot)
+		if err != nil {
+			return named(err)
+		}
+		if slot.ConfirmedFlush >= target {
+			return nil
+		}
 		if err := pollWait(ctx, waitForPoll); err != nil {
-			return fmt.Errorf("flo: settling at %s, confirmed %s: %w", target, r.status.snapshot().Confirmed, err)
+			return fmt.Errorf("flo: settling at %s, confirmed %s: %w", target, slot.ConfirmedFlush, err)
 		}
 	}
-	return nil
 }
 
 // Drop removes what flo made for the group: slot, publications, stream and state. Nothing of the group may

@@ -134,6 +134,7 @@ func (s *replication) decide(ctx context.Context, created bool) (bool, error) {
 		return false, err
 	}
 	if !missing && slot.Active {
+		s.endPredecessor(ctx, slot.ActivePID)
 		return false, fmt.Errorf("%w: slot %q is in use by process %d at the source", source.ErrSlotActive, s.r.cfg.slot, slot.ActivePID)
 	}
 	if s.tailSeq == 0 {
@@ -154,6 +155,16 @@ func (s *replication) decide(ctx context.Context, created bool) (bool, error) {
 		return false, err
 	}
 	return false, s.checkTimeline(ctx)
+}
+
+// endPredecessor ends the walsender of a replicator of this group that no longer has the lease: one that
+// is paused, or whose machine is gone and whose connection isn't yet.
+func (s *replication) endPredecessor(ctx context.Context, pid int32) {
+	_, err := s.conn.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND application_name = $2 AND usename = current_user`,
+		pid, s.r.source.AppName)
+	if err != nil {
+		s.log.WarnContext(ctx, "the old replication connection could not be ended", slog.Int("pid", int(pid)), slog.Any("error", err))
+	}
 }
 
 // checkResume compares the tail with the slot and the server. START_REPLICATION itself would go on

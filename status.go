@@ -17,6 +17,7 @@ const (
 	PhaseStopped      Phase = "stopped"
 	PhaseConnecting   Phase = "connecting"
 	PhaseWaiting      Phase = "waiting"       // a worker, for the stream's beginning
+	PhaseStandby      Phase = "standby"       // another one of this name is active
 	PhaseAhead        Phase = "ahead"         // a worker, for a stream that was rolled back to be filled up again
 	PhaseStarting     Phase = "starting"      // tables and publications
 	PhaseCreatingSlot Phase = "creating slot" // may wait for old transactions at the source: see Warnings
@@ -93,6 +94,7 @@ func (w *Worker) Status() WorkerStatus { return w.status.snapshot() }
 type commonStatus struct {
 	mu      sync.Mutex
 	phase   Phase
+	active  string // who is, while this one stands by: host/pid
 	lastErr string
 	retries int
 }
@@ -104,6 +106,15 @@ func (s *commonStatus) set(p Phase) {
 	if p == PhaseStreaming || p == PhaseCopying {
 		s.lastErr = ""
 	}
+}
+
+// standby notes who is active, and reports whether that is news.
+func (s *commonStatus) standby(active string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	news := s.phase != PhaseStandby || s.active != active
+	s.phase, s.active = PhaseStandby, active
+	return news
 }
 
 func (s *commonStatus) interrupted(err error) {

@@ -304,39 +304,43 @@ func TestANewWorkerIsToldThatHistoryIsGoneAndHoldsNobodyBack(t *testing.T) {
 	p.equal(ctx)
 }
 
-func TestASecondWorkerOfTheSameNameTakesOver(t *testing.T) {
+func TestASecondWorkerOfTheSameNameStandsByAndTakesOver(t *testing.T) {
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
-	rep := p.replicator()
-	launch(t, ctx, rep)
+	launch(t, ctx, p.replicator())
+	count := func() string { return p.dst.QueryString(t, `SELECT count(*) FROM t`) }
 	first := launch(t, ctx, p.worker(flo.WithSink(p.sink())))
 	p.src.Exec(t, `INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i`)
-	eventually(t, ctx, "the first works", func() bool { return p.dst.QueryString(t, `SELECT count(*) FROM t`) == "100" })
-	second := launch(t, ctx, p.worker(flo.WithSink(p.sink())))
-	stop := make(chan struct{})
-	wrote := make(chan error, 1)
-	go func() { // so that the first one has something to write
-		for i := 1000; ; i++ {
-			if err := p.src.TryExec(ctx, `INSERT INTO t VALUES ($1, 'y')`, i); err != nil {
-				wrote <- err
-				return
-			}
-			select {
-			case <-stop:
-				wrote <- nil
-				return
-			case <-time.After(5 * time.Millisecond):
-			}
-		}
-	}()
-	wantStop(t, first.ends(ctx), flo.ErrLeaseLost, "default")
-	close(stop)
-	if err := <-wrote; err != nil {
+	eventually(t, ctx, "the first works", func() bool { return count() == "100" })
+	w := p.worker(flo.WithSink(p.sink()))
+	second := launch(t, ctx, w)
+	eventually(t, ctx, "the second stands by", func() bool { return w.Status().Phase == flo.PhaseStandby })
+	p.src.Exec(t, `INSERT INTO t VALUES (101, 'x')`)
+	eventually(t, ctx, "the first goes on", func() bool { return count() == "101" })
+	if err := first.stop(); err != nil {
 		t.Fatal(err)
 	}
-	want := p.src.QueryString(t, `SELECT count(*) FROM t`)
-	eventually(t, ctx, "the second goes on", func() bool { return p.dst.QueryString(t, `SELECT count(*) FROM t`) == want })
+	p.src.Exec(t, `INSERT INTO t VALUES (102, 'x')`)
+	eventually(t, ctx, "the second has taken over", func() bool { return count() == "102" })
 	second.running()
+	p.equal(ctx)
+}
+
+// A worker that believes itself alone, though another one has opened the sink, writes nothing more: its
+// next write is refused, and it begins again from what the sink holds.
+func TestAZombieWorkerIsFencedOutBySinkAndStandsBy(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	launch(t, ctx, p.replicator())
+	w := p.worker(flo.WithSink(p.sink()))
+	first := launch(t, ctx, w)
+	p.src.Exec(t, `INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i`)
+	eventually(t, ctx, "it works", func() bool { return p.dst.QueryString(t, `SELECT count(*) FROM t`) == "100" })
+	p.dst.Exec(t, `UPDATE flo.checkpoints SET epoch = epoch + 1`) // as a successor's Open does
+	p.src.Exec(t, `INSERT INTO t VALUES (101, 'x')`)
+	eventually(t, ctx, "it begins again", func() bool { return w.Status().Retries > 0 })
+	eventually(t, ctx, "it goes on", func() bool { return p.dst.QueryString(t, `SELECT count(*) FROM t`) == "101" })
+	first.running()
 	p.equal(ctx)
 }
 
@@ -416,7 +420,7 @@ func TestASecondReplicatorWaitsAndTakesOver(t *testing.T) {
 	for range 50 {
 		p.src.Exec(t, `INSERT INTO log (what) VALUES ('x'); INSERT INTO t SELECT count(*) FROM t`)
 	}
-	eventually(t, ctx, "the second one waits", func() bool { return second.Status().Phase == flo.PhaseRetrying })
+	eventually(t, ctx, "the second one stands by", func() bool { return second.Status().Phase == flo.PhaseStandby })
 	one.running()
 	if st := second.Status(); st.Changes != 0 {
 		t.Errorf("the second one published %d changes", st.Changes)

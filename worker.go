@@ -26,7 +26,6 @@ type Worker struct {
 	running atomic.Bool
 	status  workerStatus
 	missed  repositionError // the last one of this Run
-	held    uint64          // the last epoch under which this Run took the name
 }
 
 // NewWorker makes one worker: the one given by WithSink or WithWorker, of which there must be one. It
@@ -67,7 +66,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer w.running.Store(false)
-	w.missed, w.held = repositionError{}, 0
+	w.missed = repositionError{}
 	err := retry(ctx, w.log, &w.status.commonStatus, w.session)
 	if c := sink.As[sink.Closer](w.opt.sink); c != nil {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
@@ -97,7 +96,26 @@ func (w *Worker) session(ctx context.Context) error {
 		return err
 	}
 	defer link.close()
-	stream, store, err := w.waitForStream(ctx, link)
+	if _, _, err := w.waitForStream(ctx, link); err != nil {
+		return err
+	}
+	store, err := state.NewNATS(ctx, link.js, w.cfg.group, w.cfg.replicas, false)
+	if err != nil {
+		return err
+	}
+	t, err := begin(ctx, store, state.WorkerLease(w.opt.name), w.cfg.lease, &w.status.commonStatus, w.log)
+	if err != nil {
+		return err
+	}
+	defer t.end()
+	return t.judge(w.work(t, link))
+}
+
+// work does what a session is for, as long as it has the lease.
+func (w *Worker) work(t *tenure, link *link) error {
+	ctx := t.stop
+	w.status.set(PhaseConnecting)
+	stream, store, err := w.waitForStream(ctx, link) // again: standing by may have lasted
 	if err != nil {
 		return err
 	}
@@ -118,7 +136,7 @@ func (w *Worker) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.once(s.run(ctx, from))
+	return s.once(s.run(t, from))
 }
 
 // once makes a gap of the second message in a row that doesn't continue the worker's position: it was searched
@@ -159,24 +177,18 @@ func (w *Worker) waitForStream(ctx context.Context, link *link) (*bus.Stream, st
 }
 
 // register takes the worker's name for this session: the epoch in its record rises, so that whoever
-// held it before is found out at its next write. A worker that held it, and finds that another one
-// has taken it since, does not take it back: its session was ended by that one, or it was paused.
+// held it before is found out at its next write.
 func (s *working) register(ctx context.Context, store state.Store) error {
-	held := s.held
 	for {
 		rec, rev, err := store.Worker(ctx, s.opt.name)
 		if err != nil && !errors.Is(err, state.ErrNotFound) {
 			return err
-		}
-		if held != 0 && rec.Epoch > held {
-			return fmt.Errorf("%w: group %q, worker %q: epoch %d, this is %d", ErrLeaseLost, s.cfg.group, s.opt.name, rec.Epoch, held)
 		}
 		s.joined = rev == 0
 		rec.Name = s.opt.name
 		// By the clock, so that a sink that knows the name from before a Drop doesn't see a lower epoch.
 		rec.Epoch = max(rec.Epoch+1, uint64(time.Now().UnixMilli()))
 		rec.Updated = time.Now().UTC()
-		s.held = rec.Epoch // before it is written: the answer may be lost
 		rev, err = store.PutWorker(ctx, rec, rev)
 		if errors.Is(err, state.ErrConflict) {
 			continue // somebody else registers; the later one wins
@@ -227,12 +239,11 @@ func (s *working) opening() sink.Start {
 
 // run reads, decodes and writes until ctx ends. The stages overlap: while one batch is written, the
 // next one is decoded and the messages behind it are fetched.
-func (s *working) run(ctx context.Context, from place) error {
+func (s *working) run(t *tenure, from place) error {
 	s.status.set(PhaseStreaming)
 	s.status.applied(s.start)
-	work, release := outliving(ctx, drainBound) // what the sink has begun is finished
-	defer release()
-	work, cancel := context.WithCancel(work)
+	ctx := t.stop
+	work, cancel := context.WithCancel(t.work) // what the sink has begun is finished
 	defer cancel()
 
 	g, gctx := errgroup.WithContext(work)
@@ -254,7 +265,7 @@ func (s *working) run(ctx context.Context, from place) error {
 		defer cancel() // CopyOnly: nothing is read behind the end
 		return s.write(gctx, f.out)
 	})
-	err := undrained(work, g.Wait())
+	err := g.Wait()
 	flush, cancelFlush := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
 	defer cancelFlush()
 	if ferr := s.report.flush(flush); err == nil && ferr != nil {

@@ -67,7 +67,7 @@ type Hold struct {
 const beatsPerTTL = 3
 
 // Acquire takes a lease, waiting as long as somebody else holds it and renews it; waiting, if set, is
-// told of that each time it was looked at. The returned Hold's Context ends with it, or with ctx.
+// told of that each time it was looked at. ctx bounds the waiting only: the Hold lives until Release.
 // Errors of the store are returned: nothing was then acquired.
 func Acquire(ctx context.Context, store Store, name string, ttl time.Duration, waiting func(Lease)) (*Hold, error) {
 	var seen uint64 // revision
@@ -107,12 +107,12 @@ func Acquire(ctx context.Context, store Store, name string, ttl time.Duration, w
 
 func newHold(ctx context.Context, store Store, l Lease, rev uint64, began time.Time) *Hold {
 	h := &Hold{store: store, ended: make(chan struct{}), lease: l, rev: rev}
-	h.ctx, h.cancel = context.WithCancelCause(ctx)
+	h.ctx, h.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	go h.renew(began)
 	return h
 }
 
-// Context ends when the lease is lost (its cause then wraps ErrLost), released, or Acquire's context ends.
+// Context ends when the lease is lost (its cause then wraps ErrLost) or released.
 func (h *Hold) Context() context.Context { return h.ctx }
 
 // Epoch of this holder.

@@ -165,8 +165,11 @@ func report(ctx context.Context, run func(context.Context) error, status func())
 }
 
 func (c *childConfig) common(log *slog.Logger) []flo.Option {
-	return []flo.Option{flo.WithGroup(c.Group), flo.WithNATSURL(c.NATS), flo.WithLogger(log)}
+	return []flo.Option{flo.WithGroup(c.Group), flo.WithNATSURL(c.NATS), flo.WithLogger(log), flo.WithLeaseTime(leaseTime)}
 }
+
+// leaseTime is short: processes that are paused are superseded after it.
+const leaseTime = 2 * time.Second
 
 func runReplicator(ctx context.Context, c *childConfig, log *slog.Logger, status func(childStatus)) error {
 	opts := append(c.common(log), flo.WithSource(c.Source), flo.WithTables(c.Tables...),
