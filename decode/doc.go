@@ -10,4 +10,8 @@
 //
 // Nothing is copied on the way: a Value is bytes of the message and a type. A value is Absent, Null,
 // Unchanged or Present, four different things.
+//
+// A Value is parsed when it is asked, and not before: Int64, Numeric, Time, Array and so on each for their types,
+// Any for all of them (its comment has the table). JSON and Debezium are the two Encoders: flo's own
+// envelope and Debezium's.
 package decode

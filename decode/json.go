@@ -70,6 +70,15 @@ func (c *Change) AppendJSON(dst []byte) ([]byte, error) {
 // MarshalJSON gives what AppendJSON appends.
 func (c *Change) MarshalJSON() ([]byte, error) { return c.AppendJSON(nil) }
 
+// MarshalJSON gives the value as AppendJSON writes it. An absent or unchanged one is an error
+// (ErrNoValue): JSON has nothing that means it.
+func (v Value) MarshalJSON() ([]byte, error) {
+	if v.presence != Null && v.presence != Present {
+		return nil, v.fail("JSON", ErrNoValue)
+	}
+	return appendValue(nil, &v), nil
+}
+
 func appendTable(dst []byte, r *Relation) []byte {
 	dst = appendString(append(dst, `"schema":`...), r.Schema)
 	return appendString(append(dst, `,"table":`...), r.Name)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -170,6 +171,18 @@ func TestValueJSON(t *testing.T) {
 		}
 		if !json.Valid(got) || bytes.ContainsAny(got, "\n\r") {
 			t.Errorf("%q: not one line of JSON: %s", c.text, got)
+		}
+	}
+}
+
+func TestMarshalledRowKeepsItsValues(t *testing.T) {
+	got, err := json.Marshal(decode.Row{builtin(1700, "1.50"), decode.NullValue(nil), builtin(25, "x")})
+	if err != nil || string(got) != `[1.50,null,"x"]` {
+		t.Errorf("%s, %v", got, err)
+	}
+	for _, v := range []decode.Value{{}, decode.UnchangedValue(nil)} {
+		if got, err := json.Marshal(v); !errors.Is(err, decode.ErrNoValue) {
+			t.Errorf("%s became %s, %v", v.Presence(), got, err)
 		}
 	}
 }
