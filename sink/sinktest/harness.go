@@ -9,6 +9,9 @@
 //			}
 //		})
 //	}
+//
+// A destination that holds tables rather than changes has Rows in place of Read. What a sink can do
+// beside Write (sink.Transactional, sink.CopySink) is found as a worker finds it, and tested too.
 package sinktest
 
 import (
@@ -28,14 +31,25 @@ type Factory func(t *testing.T) Harness
 // Harness is one destination.
 type Harness struct {
 	// Open makes a sink that writes to the destination. It is called again after the sink before was
-	// closed, as after a restart. The suite closes what it opens, if it is a sink.Closer.
+	// closed, as after a restart; of a transactional sink also while that is still open, as when another
+	// process takes over. The suite closes what it opens, if it is a sink.Closer.
 	Open func(t testing.TB) sink.Sink
-	// Read gives what the destination holds, in the order in which it was written. Nil leaves out all
-	// tests of content.
+	// Read gives what the destination holds, in the order in which it was written. It is called when the
+	// sink is closed; of a transactional sink at any time, and gives what is committed then.
 	Read func(t testing.TB) []Entry
+	// Rows gives the rows that the destination holds of a table, in any order: for one that applies
+	// changes to tables. It is called at any time, and gives what is committed then. Without Read and
+	// Rows all tests of content are left out.
+	Rows func(t testing.TB, table *decode.Relation) []Row
+	// Prepare, if set, is called before a table is written to, once a table. All columns are text; that
+	// named "id" is the key.
+	Prepare func(t testing.TB, table *decode.Relation)
 	// MaxValue is the largest value that the suite writes, in bytes; 0 is 8 MiB.
 	MaxValue int
 }
+
+// Row is a row of a table: column name to PostgreSQL's text, nil for NULL.
+type Row = map[string]*string
 
 // Entry is one change as the destination holds it.
 type Entry struct {
