@@ -102,7 +102,9 @@ func kinds() []kind {
 			func(r *rand.Rand) string { return pgTime(randomMoment(r), "01-02 15:04:05.999999", pick(r, zones...)) }, plain, false},
 		{"ti", "time", decode.BuiltinType(1083), []string{"00:00:00", "24:00:00", "12:00:00.000001"}, func(r *rand.Rand) string { return fmt.Sprintf("%02d:%02d:00", r.IntN(3), r.IntN(3)) }, plain, false},
 		{"iv", "interval", decode.BuiltinType(1186), []string{"00:00:00", "1 mon", "30 days", "-1 days", "720:00:00", "1 year 2 mons 3 days 04:05:06.7"},
-			func(r *rand.Rand) string { return fmt.Sprintf("%d mons %d days %02d:00:00", r.IntN(3), r.IntN(60)-30, r.IntN(50)) }, plain, false},
+			func(r *rand.Rand) string {
+				return fmt.Sprintf("%d mons %d days %02d:00:00", r.IntN(3), r.IntN(60)-30, r.IntN(50))
+			}, plain, false},
 	}
 }
 
