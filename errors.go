@@ -46,6 +46,8 @@ var (
 	ErrPrivilege = errors.New("flo: privilege is missing")
 	// ErrSourceSettings: the source's version or settings (wal_level, for one) don't allow logical replication.
 	ErrSourceSettings = errors.New("flo: the source is not fit for logical replication")
+	// ErrNATSClosed: the connection given by WithNATS or WithJetStream was closed by its owner.
+	ErrNATSClosed = errors.New("flo: NATS connection closed")
 	// ErrNotDrained: Run was stopped and could not finish what was under way within its bound, because
 	// JetStream or the sink did not answer. Nothing is lost: the next start takes it up again.
 	ErrNotDrained = errors.New("flo: stopped before everything under way was finished; the next start takes it up again")
@@ -81,7 +83,7 @@ func fatal(err error) bool {
 	if errors.As(err, &se) {
 		return true
 	}
-	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrTables, ErrPrivilege, ErrSourceSettings, ErrFinished} {
+	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrTables, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrFinished} {
 		if errors.Is(err, e) {
 			return true
 		}

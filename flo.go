@@ -161,6 +161,11 @@ func pollWait(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// RemoveWorker frees what a worker that will not come back holds, see Replicator.RemoveWorker.
+func (f *Flo) RemoveWorker(ctx context.Context, name string) error {
+	return f.replicator.RemoveWorker(ctx, name)
+}
+
 // Drop removes what flo made for the group: slot, publications, stream, state. Nothing may run. Sinks
 // keep what they hold. What is gone already is no error.
 func (f *Flo) Drop(ctx context.Context) error { return f.replicator.Drop(ctx) }
@@ -175,6 +180,9 @@ type link struct {
 // connectNATS opens, or borrows, the connection.
 func (c *config) connectNATS(ctx context.Context) (*link, error) {
 	n := &c.nats
+	if n.js != nil && n.js.Conn().IsClosed() || n.conn != nil && n.conn.IsClosed() {
+		return nil, fmt.Errorf("%w: the NATS connection that flo was given is closed; close it after Run has returned", ErrNATSClosed)
+	}
 	if n.js != nil {
 		return &link{nc: n.js.Conn(), js: n.js, close: func() {}}, nil
 	}

@@ -53,7 +53,7 @@ var (
 )
 
 // sessionGrace is how long a session must have lived for the backoff to begin anew.
-const sessionGrace = 30 * time.Second
+const sessionGrace = 3 * time.Second
 
 // Run replicates until ctx ends (and returns nil once what was read is in the stream), until a
 // CopyOnly copy is whole in the stream, or until an error that trying again can't mend. It waits
@@ -111,7 +111,7 @@ func (r *Replicator) session(ctx context.Context) error {
 		return err
 	}
 	defer link.close()
-	store, err := state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, true)
+	store, err := r.openState(ctx, link)
 	if err != nil {
 		return err
 	}
@@ -121,6 +121,26 @@ func (r *Replicator) session(ctx context.Context) error {
 	}
 	defer t.end()
 	return t.judge(r.replicate(t, link, store))
+}
+
+// openState opens the group's state, or makes it for a group that is new: one that has a stream and no state has
+// lost its workers' checkpoints.
+func (r *Replicator) openState(ctx context.Context, link *link) (state.Store, error) {
+	store, err := state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, false)
+	if !errors.Is(err, state.ErrNotFound) {
+		return store, err
+	}
+	stream, err := bus.Open(ctx, r.cfg.bus(link))
+	if err == nil {
+		if _, err = stream.Tail(ctx); err == nil {
+			return nil, fmt.Errorf("%w: the group's stream is there, and its state bucket %q is not: it was deleted, and with it the checkpoints of sinks that keep none. "+
+				"Call Drop and start over with a fresh copy", ErrStreamLost, state.BucketName(r.cfg.group))
+		}
+	}
+	if err != nil && !errors.Is(err, bus.ErrNoStream) && !errors.Is(err, bus.ErrEmpty) {
+		return nil, err
+	}
+	return state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, true)
 }
 
 // replicate does what a session is for, as long as it has the lease.
@@ -188,6 +208,32 @@ func (r *Replicator) Settle(ctx context.Context) error {
 			return fmt.Errorf("flo: settling at %s, confirmed %s: %w", target, slot.ConfirmedFlush, err)
 		}
 	}
+}
+
+// RemoveWorker frees what a worker that will not come back holds: the stream is no longer kept for it, and WaitFor
+// no longer waits for it. If it does come back, it is a new worker. One that runs is refused: to be sure of one
+// that died on another machine takes up to the lease's time.
+func (r *Replicator) RemoveWorker(ctx context.Context, name string) error {
+	link, err := r.cfg.connectNATS(ctx)
+	if err != nil {
+		return err
+	}
+	defer link.close()
+	store, err := state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, false)
+	if err != nil {
+		return err
+	}
+	var active string
+	wait, cancel := context.WithTimeout(ctx, r.cfg.lease+closeBound)
+	defer cancel()
+	hold, err := state.Acquire(wait, store, state.WorkerLease(name), r.cfg.lease, func(l state.Lease) { active = l.Process.String() })
+	if err != nil && active != "" && ctx.Err() == nil {
+		return fmt.Errorf("flo: worker %q runs in process %s: stop it first", name, active)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(store.DeleteWorker(ctx, name), hold.Release(ctx))
 }
 
 // Drop removes what flo made for the group: slot, publications, stream and state. Nothing of the group may

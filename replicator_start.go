@@ -338,17 +338,19 @@ func (s *replication) createSlot(ctx context.Context) error {
 		return err
 	}
 	s.r.status.set(PhaseCreatingSlot)
+	const waiting = "waiting for an older transaction: "
 	slot, err := s.r.source.CreateSlot(ctx, name, s.r.cfg.mode == CopyOnly, func(old []source.OldTransaction) {
 		for _, t := range old {
-			s.log.WarnContext(ctx, "the replication slot can't be created yet: an older transaction is open", slog.String("transaction", t.String()))
-			s.r.status.warn("waiting for an older transaction: " + t.String())
+			if s.r.status.warn(waiting + t.String()) {
+				s.log.WarnContext(ctx, "the replication slot can't be created yet: an older transaction is open", slog.String("transaction", t.String()))
+			}
 		}
 	})
+	s.r.status.clearWarnings(waiting)
 	if err != nil {
 		return err
 	}
 	s.slot = slot
-	s.r.status.clearWarnings("waiting for an older transaction")
 	return nil
 }
 

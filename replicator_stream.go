@@ -164,6 +164,9 @@ func (s *replication) listenForAsks() (<-chan struct{}, func(), error) {
 // own is the owner's loop. stop ends it in order: what was read is handed on.
 func (st *streaming) own(ctx, stop context.Context) error {
 	st.r.status.set(PhaseStreaming)
+	if st.slot != nil && !st.copyDone {
+		st.r.status.set(PhaseCopying) // and streaming beside it
+	}
 	for stop.Err() == nil && ctx.Err() == nil {
 		inflight := st.pub.Inflight() + len(st.out)
 		ev, err := st.conn.Next(st.wait(inflight))
@@ -332,6 +335,7 @@ func (st *streaming) lookAround(ctx context.Context) error {
 			return err
 		}
 		st.r.status.copied()
+		st.r.status.set(PhaseStreaming)
 		if err := st.hand(ctx); err != nil {
 			return err
 		}

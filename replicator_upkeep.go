@@ -2,10 +2,12 @@ package flo
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
+	"github.com/pgflo/flo/internal/bus"
 	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/state"
 )
@@ -26,13 +28,18 @@ func (s *replication) upkeep(ctx context.Context) error {
 	var purged time.Time
 	s.gate.setLimit(s.r.cfg.maxBytes)
 	for {
-		if s.r.cfg.maxBytes > 0 {
-			if info, err := s.stream.Info(ctx); err == nil {
+		due := time.Since(purged) >= purgeInterval
+		if due || s.r.cfg.maxBytes > 0 {
+			info, err := s.stream.Info(ctx)
+			if errors.Is(err, bus.ErrStreamGone) { // an idle replicator would notice only at its next message
+				return err
+			}
+			if err == nil {
 				s.gate.set(int64(info.Bytes))
 			}
 		}
 		// A stream that holds somebody back is purged at once.
-		if time.Since(purged) >= purgeInterval || s.gate.closed() {
+		if due || s.gate.closed() {
 			purged = time.Now()
 			if err := s.purge(ctx); err != nil && ctx.Err() == nil && !transient(err) {
 				s.log.WarnContext(ctx, "purging the stream failed", slog.Any("error", err))

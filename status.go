@@ -1,6 +1,7 @@
 package flo
 
 import (
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -164,17 +165,15 @@ func (s *replicatorStatus) snapshot() ReplicatorStatus {
 // maxWarnings bounds the list; the log has them all.
 const maxWarnings = 100
 
-func (s *replicatorStatus) warn(text string) {
+// warn adds a warning, and reports whether it is a new one.
+func (s *replicatorStatus) warn(text string) (news bool) {
 	s.update(func(st *ReplicatorStatus) {
-		for _, w := range st.Warnings {
-			if w == text {
-				return
-			}
-		}
-		if len(st.Warnings) < maxWarnings {
+		news = !slices.Contains(st.Warnings, text)
+		if news && len(st.Warnings) < maxWarnings {
 			st.Warnings = append(st.Warnings, text)
 		}
 	})
+	return news
 }
 
 func (s *replicatorStatus) clearWarnings(prefix string) {

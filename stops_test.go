@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -432,5 +433,62 @@ func TestASecondReplicatorWaitsAndTakesOver(t *testing.T) {
 	eventually(t, ctx, "the second one goes on", func() bool { return p.dst.QueryString(t, `SELECT count(*) FROM log`) == "51" })
 	two.running()
 	w.running()
+	p.equal(ctx)
+}
+
+func TestAStateBucketDeletedWhileDownStops(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.start(ctx, flo.WithSink(p.sink()))
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'x')`)
+	p.catchUp(ctx)
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.jetStream().DeleteKeyValue(ctx, "flo_shop"); err != nil {
+		t.Fatal(err)
+	}
+	wantStop(t, p.launch(ctx, flo.WithSink(p.sink())).ends(ctx), flo.ErrStreamLost, "flo_shop", "Drop")
+}
+
+func TestAConnectionClosedByItsOwnerStops(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	nc, err := p.nats.Conn(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := flo.NewReplicator(flo.WithGroup("shop"), flo.WithSource(p.src.URL), flo.WithNATS(nc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := launch(t, ctx, r)
+	p.published(ctx, r)
+	nc.Close()
+	wantStop(t, run.ends(ctx), flo.ErrNATSClosed, "close it after Run")
+}
+
+func TestARemovedWorkerHoldsNobodyUp(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.start(ctx, flo.WithSink(p.sink()), flo.WithLeaseTime(time.Second))
+	retired, err := flo.NewWorker(p.options(flo.WithWorker("retired", new(flotest.Recorder)), flo.WithLeaseTime(time.Second))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := launch(t, ctx, retired)
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'x')`)
+	p.catchUp(ctx)
+	if err := p.f.RemoveWorker(ctx, "retired"); err == nil || !strings.Contains(err.Error(), "stop it first") {
+		t.Fatalf("a worker that runs was removed: %v", err)
+	}
+	if err := run.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.f.RemoveWorker(ctx, "retired"); err != nil {
+		t.Fatal(err)
+	}
+	p.src.Exec(t, `INSERT INTO t VALUES (2, 'x')`)
+	p.catchUp(ctx) // waits for all registered workers
 	p.equal(ctx)
 }
