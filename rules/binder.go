@@ -151,10 +151,14 @@ func validateRoutes(rules []Rule) error {
 			errs = append(errs, fmt.Errorf("rules: %w: %s: two routes for one table: only the first would count", ErrInvalidRule, route))
 		}
 		seen[route.from] = true
-		if !route.exact || route.schema.same || route.settled() {
+		schema, _, exact := route.pattern.Exact()
+		if !exact || route.table.same || route.settled() {
 			continue
 		}
-		to := decode.Name{Schema: route.schema.text, Name: route.table.text}
+		if !route.schema.same {
+			schema = route.schema.text
+		}
+		to := decode.Name{Schema: schema, Name: route.table.text}
 		if other := meet[to]; other != nil {
 			errs = append(errs, fmt.Errorf("rules: %w: %s and %s meet: say by Only, PassTruncate or DropTruncate in both what a TRUNCATE of one of them means", ErrInvalidRule, other, route))
 		}

@@ -1,0 +1,193 @@
+package rules_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/rules"
+)
+
+func TestRouteNamesTheDestination(t *testing.T) {
+	drop := rules.DropTruncate()
+	for _, c := range []struct {
+		from, to     string
+		schema, name string
+		want         string // "" if the route does not mean the table
+	}{
+		{"users", "customers", "public", "users", "public.customers"},
+		{"users", "customers", "shop", "users", ""},
+		{"shop.users", "customers", "shop", "users", "shop.customers"},
+		{"shop.users", "crm.customers", "shop", "users", "crm.customers"},
+		{"shop.Users", "x", "shop", "users", ""},
+		{"shop.*", "archive.*", "shop", "a.b", "archive.a.b"},
+		{"*.*", "*.all", "shop", "x", "shop.all"},
+		{`"a.b"."c(1)"`, `"x.y"."z""$1"`, "a.b", "c(1)", `x.y.z"$1`},
+		{"tenant_(.*)", "all.$1", "public", "tenant_users", "all.users"},
+		{"tenant_(.*)", "all.$1", "public", "my_tenant_users", ""},
+		{"tenant_(.*)", "all.$1", "shop", "tenant_users", ""},
+		{"(tenant_.*).(.*)", "all.$2", "tenant_7", "users", "all.users"},
+		{`(tenant_[a-z.]*)\.(.*)`, "all.${1}_$2", "tenant_a", "users", "all.tenant_a_users"},
+		{"(?P<s>.*).users", "$s.people", "shop", "users", "shop.people"},
+		{"t_(.*)", "all.x$$", "public", "t_1", "all.x$"},
+	} {
+		in := table(c.schema, c.name, "id")
+		out, f, err := rules.Bind([]rules.Rule{rules.Route(c.from, c.to, drop)}, in)
+		if err != nil || f != nil {
+			t.Errorf("%s → %s: %v", c.from, c.to, err)
+			continue
+		}
+		if got := out.Qualified().String(); c.want == "" && out != in || c.want != "" && got != c.want {
+			t.Errorf("%s → %s: %s.%s became %s, want %s", c.from, c.to, c.schema, c.name, got, c.want)
+		}
+	}
+}
+
+func TestRouteComesLastAndOnce(t *testing.T) {
+	in := table("public", "users", "id", "name", "ssn")
+	out, f := mustBind(t, in,
+		rules.Route("users", "crm.people", rules.RenameColumn("name", "id2"), rules.RenameColumn("id", "name"), rules.PassTruncate()),
+		rules.Route("*", "other.*"),
+		rules.Table("users", rules.Mask("name"), rules.Exclude("ssn")),
+	)
+	if out.Qualified().String() != "crm.people" || columns(out) != "name,id2" || columns(in) != "id,name,ssn" {
+		t.Fatal(out.Qualified(), columns(out))
+	}
+	c := decode.Change{Op: ins, New: row("1|margaret|s")}
+	if keep, err := f(&c); err != nil || !keep || show(c.New) != "1|m******t" || c.Relation != out {
+		t.Error(show(c.New), c.Relation, keep, err)
+	}
+}
+
+func TestRouteRefuses(t *testing.T) {
+	in := table("public", "users", "id", "name")
+	leaf := table("public", "users_1", "id", "name")
+	leaf.Ancestors = []decode.Name{{Schema: "public", Name: "users"}}
+	for _, c := range []struct {
+		in   *decode.Relation
+		rule []rules.Rule
+		want error
+		text string
+	}{
+		{in, []rules.Rule{rules.Route("a.b.c", "x")}, rules.ErrInvalidRule, "more than one dot"},
+		{in, []rules.Rule{rules.Route("users", "")}, rules.ErrInvalidRule, "empty"},
+		{in, []rules.Rule{rules.Route("users", "x*")}, rules.ErrInvalidRule, "stands alone"},
+		{in, []rules.Rule{rules.Route("u(.*", "x", rules.DropTruncate())}, rules.ErrInvalidRule, "missing closing )"},
+		{in, []rules.Rule{rules.Route("u(.*)", "x.$2", rules.DropTruncate())}, rules.ErrInvalidRule, `no group "2"`},
+		{in, []rules.Rule{rules.Route("u(.*)", "x.$1")}, rules.ErrInvalidRule, "PassTruncate or DropTruncate"},
+		{in, []rules.Rule{rules.Route("*", "x")}, rules.ErrInvalidRule, "PassTruncate or DropTruncate"},
+		{in, []rules.Rule{rules.Route("users", "x"), rules.Route("orders", "x"), rules.Route("y", "x")}, rules.ErrInvalidRule, "meet"},
+		{in, []rules.Rule{rules.Route("users", "a.x"), rules.Route("orders", "a.x")}, rules.ErrInvalidRule, "meet"},
+		{in, []rules.Rule{rules.Route("users", "x", rules.Only())}, rules.ErrInvalidRule, "needs an operation"},
+		{in, []rules.Rule{rules.Route("users", "x", rules.Only(decode.OpMessage))}, rules.ErrInvalidRule, "message"},
+		{in, []rules.Rule{rules.Route("users", "x", rules.RenameColumn("id", ""))}, rules.ErrInvalidRule, "1 to 63"},
+		{in, []rules.Rule{rules.Route("users", "x", rules.RenameColumn("id", "a"), rules.RenameColumn("id", "b"))}, rules.ErrInvalidRule, "twice"},
+		{in, []rules.Rule{rules.Route("users", "x", rules.RenameColumn("id", "name"))}, rules.ErrInvalidRule, "two columns"},
+		{in, []rules.Rule{rules.Route("users", "x", rules.RenameColumn("nmae", "n"))}, rules.ErrNoColumn, "nmae"},
+		{in, []rules.Rule{rules.Route("u(.*)", strings.Repeat("x", 60)+"$1", rules.DropTruncate())}, rules.ErrInvalidRule, "63 bytes"},
+		{in, []rules.Rule{rules.Table("users", rules.Route("users", "x"))}, rules.ErrInvalidRule, "routes come last"},
+		{in, []rules.Rule{rules.On(rules.Route("users", "x"), ins)}, rules.ErrInvalidRule, "routes come last"},
+		{leaf, []rules.Rule{rules.Route("users", "x")}, rules.ErrAmbiguous, "all partitions of public.users"},
+		{leaf, []rules.Rule{rules.Route("users", "x", rules.DropTruncate())}, nil, ""},
+	} {
+		err := rules.Validate(c.rule...)
+		if err == nil {
+			_, _, err = rules.Bind(c.rule, c.in)
+		}
+		if !errors.Is(err, c.want) || err != nil && (c.want == nil || !strings.Contains(err.Error(), c.text)) {
+			t.Errorf("%v: %v, want %q", c.rule, err, c.text)
+		}
+	}
+}
+
+func TestTablesThatMeetHaveToSayWhatATruncateMeans(t *testing.T) {
+	a, b := table("public", "a", "id"), table("public", "b", "id")
+	drop, pass := rules.DropTruncate(), rules.PassTruncate()
+	for name, c := range map[string]struct {
+		rules []rules.Rule
+		ok    bool
+	}{
+		"one says nothing":  {[]rules.Rule{rules.Route("a", "b")}, false},
+		"only one says":     {[]rules.Rule{rules.Route("a", "b", drop)}, false},
+		"both say":          {[]rules.Rule{rules.Route("a", "b", drop), rules.Route("b", "public.b", pass)}, true},
+		"both by operation": {[]rules.Rule{rules.Route("a", "b", rules.Only(ins)), rules.Route("b", "b", rules.Only(ins, decode.OpTruncate))}, true},
+	} {
+		binder := rules.NewBinder(c.rules)
+		_, err1 := binder.Bind(a)
+		_, err2 := binder.Bind(b)
+		if err := errors.Join(err1, err2); (err == nil) != c.ok || err != nil && !errors.Is(err, rules.ErrAmbiguous) {
+			t.Errorf("%s: %v", name, err)
+		}
+		next := *a // another version of the table is no other table
+		next.Columns = append(next.Columns, decode.Column{Name: "more", Type: tText})
+		if _, err := binder.Bind(&next); (err == nil) != (err1 == nil) && c.ok {
+			t.Errorf("%s: the next version: %v", name, err)
+		}
+	}
+}
+
+func TestTruncateIsWhatTheRulesMakeOfIt(t *testing.T) {
+	a, b, c := table("public", "a", "id"), table("public", "b", "id"), table("public", "c", "id")
+	b.Ancestors, c.Ancestors = []decode.Name{{Schema: "public", Name: "p"}}, []decode.Name{{Schema: "public", Name: "p"}}
+	all := &decode.Truncate{Relations: []*decode.Relation{a, b, c}, Cascade: true, RestartIdentity: true}
+	filter := rules.Filter(rules.Eq("id", "x"))
+	for name, k := range map[string]struct {
+		rules   []rules.Rule
+		want    string // "" if it is left out, "!" if it is refused
+		cascade bool
+	}{
+		"no rules":             {nil, "public.a public.b public.c", true},
+		"routed":               {[]rules.Rule{rules.Route("a", "x.y")}, "x.y public.b public.c", true},
+		"partitions, once":     {[]rules.Rule{rules.Route("p", "q", rules.PassTruncate())}, "public.a public.q", true},
+		"left out":             {[]rules.Rule{rules.Route("p", "q", rules.Only(ins))}, "public.a", false},
+		"all left out":         {[]rules.Rule{rules.Route("p", "q", rules.DropTruncate()), rules.Route("a", "a", rules.DropTruncate())}, "", false},
+		"filtered":             {[]rules.Rule{filter}, "!", false},
+		"the route says":       {[]rules.Rule{filter, rules.Route("*", "*.*", rules.PassTruncate())}, "public.a public.b public.c", true},
+		"a limited filter":     {[]rules.Rule{rules.On(filter, ins, upd, del)}, "public.a public.b public.c", true},
+		"the filter drops":     {[]rules.Rule{rules.Table("a", rules.Filter(rules.Eq("id", "x"), rules.DropTruncate()))}, "public.b public.c", false},
+		"the stricter filter":  {[]rules.Rule{filter, rules.Filter(rules.Eq("id", "x"), rules.DropTruncate())}, "!", false},
+		"a Where that passes":  {[]rules.Rule{rules.Exclude("none"), rules.On(rules.Where(rules.Eq("id", "x"), rules.PassTruncate()), ins, decode.OpTruncate)}, "public.a public.b public.c", true},
+		"masks do not disturb": {[]rules.Rule{rules.Mask("none")}, "public.a public.b public.c", true},
+	} {
+		out, keep, err := rules.NewBinder(k.rules).Truncate(all)
+		if k.want == "!" {
+			if !errors.Is(err, rules.ErrTruncate) {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil || keep != (k.want != "") {
+			t.Errorf("%s: %v, %v", name, keep, err)
+			continue
+		}
+		var names []string
+		for _, r := range out.Relations {
+			names = append(names, r.Qualified().String())
+		}
+		if strings.Join(names, " ") != k.want || out.Cascade != k.cascade || !out.RestartIdentity || len(all.Relations) != 3 {
+			t.Errorf("%s: %v, cascade %v", name, names, out.Cascade)
+		}
+	}
+}
+
+func TestCopiedRowsAreParsedOnlyWhereARuleTouchesInserts(t *testing.T) {
+	for name, c := range map[string]struct {
+		rule   rules.Rule
+		parsed bool
+	}{
+		"mask":                {rules.Mask("name"), true},
+		"mask of updates":     {rules.On(rules.Mask("name"), upd), false},
+		"route":               {rules.Route("users", "x", rules.RenameColumn("name", "n")), false},
+		"route of inserts":    {rules.Route("users", "x", rules.Only(ins)), false},
+		"route of deletes":    {rules.Route("users", "x", rules.Only(del)), true},
+		"exclude":             {rules.Exclude("name"), true},
+		"filter of deletes":   {rules.On(rules.Filter(rules.Eq("name", "x")), del), false},
+		"exclude, in updates": {rules.On(rules.Exclude("name"), upd), false},
+	} {
+		b, err := rules.NewBinder([]rules.Rule{c.rule}).Bind(table("public", "users", "id", "name"))
+		if err != nil || (b.Copied != nil) != c.parsed {
+			t.Errorf("%s: %+v, %v", name, b, err)
+		}
+	}
+}
