@@ -181,13 +181,6 @@ func (m *member) ended(err error) {
 	}
 }
 
-// letEnd makes an end unasked no failure.
-func (m *member) letEnd() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.mayEnd = true
-}
-
 func (m *member) process() *process {
 	m.mu.Lock()
 	defer m.mu.Unlock()
