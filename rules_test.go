@@ -2,8 +2,13 @@ package flo_test
 
 import (
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/decode"
@@ -89,6 +94,51 @@ func TestWhereFollowsATableThatHasOnlyItsKeyAsOldRow(t *testing.T) {
 				p.wantRows(sql, want, got)
 			}
 		})
+	}
+}
+
+func TestWhereFollowsRandomChanges(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("FLO_TEST_SEED"); s != "" {
+		seed, _ = strconv.ParseUint(s, 10, 64)
+	}
+	t.Logf("FLO_TEST_SEED=%d", seed)
+	r := rand.New(rand.NewPCG(seed, 2))
+	ctx := testContext(t)
+	p := newPipeline(t)
+	const columns = ` (id int PRIMARY KEY, n int, at timestamptz, tag varchar(5))`
+	p.src.Exec(t, `CREATE TABLE by_key`+columns+`; CREATE TABLE by_row`+columns+`; ALTER TABLE by_row REPLICA IDENTITY FULL; ALTER TABLE by_row ADD note text`)
+	p.dst.Exec(t, `CREATE TABLE by_key`+columns+`; CREATE TABLE by_row`+columns+`; ALTER TABLE by_row ADD note text`)
+	p.start(ctx, flo.WithSink(p.sink()), flo.WithRules(rules.Where(rules.And(
+		rules.Or(rules.Gt("n", 50), rules.Eq("tag", "é")), rules.Lt("at", "2024-06-01T02:00:00+02:00")), rules.PassTruncate())))
+	const where = ` WHERE (n > 50 OR tag = 'é') AND at < '2024-06-01 00:00:00+00' ORDER BY id`
+	values := func(id string) string {
+		return fmt.Sprintf(`%s, nullif((random() * 100)::int, %d), nullif('2024-05-31 23:00:00+00'::timestamptz + random() * interval '2 h', NULL), nullif((ARRAY['é', 'e', '', 'x'])[1 + (random() * 3)::int], 'x')`, id, r.IntN(100))
+	}
+	p.src.Exec(t, fmt.Sprintf(`SELECT setseed(%f)`, r.Float64()))
+	for i := range 60 {
+		m, k := 2+r.IntN(7), r.IntN(7)
+		sql := []string{
+			fmt.Sprintf(`INSERT INTO %%[1]s (id, n, at, tag) SELECT %s FROM generate_series(%d, %d) i`, values("i"), i*100, i*100+r.IntN(60)),
+			fmt.Sprintf(`UPDATE %%[1]s SET (n, at, tag) = (SELECT n, at, tag FROM (SELECT %s) x (id, n, at, tag) WHERE %%[1]s.id IS NOT NULL) WHERE id %% %d = %d`, values("0"), m, k%m),
+			fmt.Sprintf(`UPDATE %%[1]s SET id = -id - 1, n = 100 - n WHERE id %% %d = %d AND NOT EXISTS (SELECT FROM %%[1]s y WHERE y.id = -%%[1]s.id - 1)`, m, k%m),
+			fmt.Sprintf(`DELETE FROM %%[1]s WHERE id %% %d = %d`, 10*m, k),
+			`UPDATE %[1]s SET tag = 'é' WHERE tag IS NULL`,
+		}[r.IntN(5)]
+		for _, table := range []string{"by_key", "by_row"} {
+			p.src.Exec(t, strings.ReplaceAll(strings.ReplaceAll(sql, "%[1]s", table), "%%", "%"))
+		}
+		if i%15 == 3 {
+			p.src.Exec(t, `UPDATE by_row SET note = (SELECT string_agg(md5((id * j)::text), '') FROM generate_series(1, 200) j) WHERE id % 20 = 0`)
+		}
+		if i%20 == 19 {
+			p.catchUp(ctx)
+			p.wantRows("by key", `SELECT * FROM by_key`+where, `SELECT * FROM by_key ORDER BY id`)
+			p.wantRows("by row", `SELECT id, n, at, tag, md5(note) FROM by_row`+where, `SELECT id, n, at, tag, md5(note) FROM by_row ORDER BY id`)
+		}
+	}
+	if p.dst.QueryString(t, `SELECT count(*) > 5 FROM by_key`) != "true" && p.dst.QueryString(t, `SELECT count(*) > 5 FROM by_key`) != "t" {
+		t.Error("hardly a row matched: the test shows little")
 	}
 }
 

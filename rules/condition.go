@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"regexp"
@@ -346,9 +347,9 @@ func (c Condition) textTest(col *decode.Column, cmp *comparer) (func([]byte) (bo
 		}
 		return func(text []byte) (bool, error) { return re.Match(trim(text)), nil }, nil
 	}
-	part := l.text
+	part := []byte(l.text)
 	if t := baseOf(col.Type); t.Name == "citext" {
-		part = strings.ToLower(part)
+		part = bytes.ToLower(part)
 	}
-	return func(text []byte) (bool, error) { return strings.Contains(string(cmp.plain(text)), part), nil }, nil
+	return func(text []byte) (bool, error) { return bytes.Contains(cmp.plain(text), part), nil }, nil
 }
