@@ -46,6 +46,8 @@ var (
 	ErrPrivilege = errors.New("flo: privilege is missing")
 	// ErrSourceSettings: the source's version or settings (wal_level, for one) don't allow logical replication.
 	ErrSourceSettings = errors.New("flo: the source is not fit for logical replication")
+	// ErrStopped: WaitFor was waiting when Run ended.
+	ErrStopped = errors.New("flo: Run has ended")
 	// ErrNATSClosed: the connection given by WithNATS or WithJetStream was closed by its owner.
 	ErrNATSClosed = errors.New("flo: NATS connection closed")
 	// ErrNotDrained: Run was stopped and could not finish what was under way within its bound, because
