@@ -90,7 +90,7 @@ func IsNull(column string) Condition { return Condition{op: opIsNull, column: co
 func And(all ...Condition) Condition { return Condition{op: opAnd, subs: slices.Clone(all)} }
 
 // Or is true where one of the conditions is.
-func Or(any ...Condition) Condition { return Condition{op: opOr, subs: slices.Clone(any)} }
+func Or(some ...Condition) Condition { return Condition{op: opOr, subs: slices.Clone(some)} }
 
 // Not is true where c is false; where c is unknown, so is Not.
 func Not(c Condition) Condition { return Condition{op: opNot, subs: []Condition{c}} }

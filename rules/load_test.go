@@ -318,3 +318,23 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+func TestTheFilesInTheDocumentationLoad(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "docs", "rules.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(page), "```yaml\n")[1:]
+	if len(blocks) != 2 {
+		t.Fatalf("%d files, want one of rules and one of routes", len(blocks))
+	}
+	for i, read := range []func(s string) ([]rules.Rule, error){
+		func(s string) ([]rules.Rule, error) { return rules.Load(strings.NewReader(s)) },
+		func(s string) ([]rules.Rule, error) { return rules.LoadRoutes(strings.NewReader(s)) },
+	} {
+		text, _, _ := strings.Cut(blocks[i], "```")
+		if list, err := read(text); err != nil || len(list) == 0 {
+			t.Errorf("%d rules: %v", len(list), err)
+		}
+	}
+}
