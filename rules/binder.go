@@ -17,6 +17,8 @@ type Binder struct {
 	bound  map[*decode.Relation]*Binding
 	meet   map[decode.Name][]arrival // by destination
 	by     map[*routeRule]decode.Name
+	tables []*tableRule // named without wildcards
+	met    map[*tableRule]bool
 }
 
 // Binding is a relation as the rules leave it.
@@ -41,7 +43,7 @@ const maxBindings = 10_000
 
 // NewBinder takes a list of rules. Routes may stand anywhere in it, but not within Table or On.
 func NewBinder(rules []Rule) *Binder {
-	b := &Binder{bound: map[*decode.Relation]*Binding{}, meet: map[decode.Name][]arrival{}, by: map[*routeRule]decode.Name{}}
+	b := &Binder{bound: map[*decode.Relation]*Binding{}, meet: map[decode.Name][]arrival{}, by: map[*routeRule]decode.Name{}, met: map[*tableRule]bool{}}
 	for _, r := range rules {
 		if route := routeOf(r); route != nil {
 			b.routes = append(b.routes, route)
@@ -49,6 +51,7 @@ func NewBinder(rules []Rule) *Binder {
 			b.rules = append(b.rules, r)
 		}
 	}
+	b.tables = exactTables(b.rules)
 	return b
 }
 
@@ -57,6 +60,9 @@ func NewBinder(rules []Rule) *Binder {
 func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 	if known := b.bound[in]; known != nil {
 		return known, nil
+	}
+	for _, t := range b.tables {
+		b.met[t] = b.met[t] || t.matches(in)
 	}
 	all, err := bindAll(b.rules, scope{in: in})
 	if err != nil {
@@ -95,6 +101,37 @@ func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 	binding := &Binding{Out: all.out, Func: chain(all.steps), Copied: chain(copied(all.steps)), truncate: all.truncate}
 	b.bound[in] = binding
 	return binding, nil
+}
+
+// Unmet gives the tables that rules name without wildcards and that Bind has not seen: after all tables
+// have been bound, most likely spelling mistakes, by which data passes as it is.
+func (b *Binder) Unmet() []string {
+	var names []string
+	for _, t := range b.tables {
+		if !b.met[t] && !slices.Contains(names, t.text) {
+			names = append(names, t.text)
+		}
+	}
+	return names
+}
+
+// exactTables gives the tables that rules name without wildcards.
+func exactTables(rules []Rule) []*tableRule {
+	var out []*tableRule
+	for _, r := range rules {
+		switch r := r.(type) {
+		case *locatedRule:
+			out = append(out, exactTables([]Rule{r.rule})...)
+		case *onRule:
+			out = append(out, exactTables([]Rule{r.rule})...)
+		case *tableRule:
+			if r.exact {
+				out = append(out, r)
+			}
+			out = append(out, exactTables(r.rules)...)
+		}
+	}
+	return out
 }
 
 // copied leaves out the steps that never run for an insert.

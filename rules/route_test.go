@@ -191,3 +191,14 @@ func TestCopiedRowsAreParsedOnlyWhereARuleTouchesInserts(t *testing.T) {
 		}
 	}
 }
+
+func TestUnmetTablesAreKnown(t *testing.T) {
+	b := rules.NewBinder(append(load(t, "tables:\n  usres:\n    - {type: exclude_column, column: ssn}\n  users:\n    - {type: exclude_column, column: ssn}\n"),
+		rules.On(rules.Table("public.prders", rules.Mask("x")), ins), rules.Table("log_*", rules.Mask("x")), rules.Mask("y")))
+	if _, err := b.Bind(table("public", "users", "id", "ssn")); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(b.Unmet(), " "); got != "usres public.prders" {
+		t.Error(got)
+	}
+}
