@@ -34,6 +34,7 @@ type Flo struct {
 	cfg        *config
 	replicator *Replicator
 	workers    []*Worker
+	running    atomic.Bool
 	ended      atomic.Pointer[error] // how the last Run ended; nil while it runs, or before
 }
 
@@ -66,6 +67,10 @@ func (f *Flo) Workers() []*Worker { return f.workers }
 // Run runs both halves until ctx ends, or (CopyOnly) all is applied, or one of them meets an error
 // that it can't retry; the others then stop too. When it returns, everything is drained and closed.
 func (f *Flo) Run(ctx context.Context) error {
+	if !f.running.CompareAndSwap(false, true) {
+		return ErrRunning
+	}
+	defer f.running.Store(false)
 	f.ended.Store(nil)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return f.replicator.Run(ctx) })
