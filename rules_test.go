@@ -55,7 +55,7 @@ func TestMaskExcludeWhereAndRouteMakeTheDestinationTheFilteredSource(t *testing.
 	const got = `SELECT customer_id, full_name, age, md5(note) FROM crm.customers ORDER BY 1`
 	list := []rules.Rule{
 		rules.Route("people", "crm.customers", rules.RenameColumn("id", "customer_id"), rules.RenameColumn("name", "full_name"), rules.PassTruncate()),
-		rules.Table("people", rules.Where(rules.Gte("age", 30)), rules.Mask("name"), rules.Exclude("ssn")),
+		rules.Table("people", rules.Where(rules.Gte("age", 30), rules.PassTruncate()), rules.Mask("name"), rules.Exclude("ssn")),
 	}
 	ctx := testContext(t)
 	p := newPipeline(t)
@@ -85,7 +85,7 @@ func TestWhereFollowsATableThatHasOnlyItsKeyAsOldRow(t *testing.T) {
 			p.src.Exec(t, `CREATE TABLE people (id int PRIMARY KEY, name varchar(5), age int)`)
 			p.dst.Exec(t, `CREATE TABLE people (id int `+unique+`, name varchar(5), age int)`)
 			p.src.Exec(t, `INSERT INTO people SELECT i, 'n' || i, i % 60 FROM generate_series(1, 500) i`)
-			p.start(ctx, flo.WithSink(p.sink()), flo.WithRules(rules.Where(rules.And(rules.Gte("age", 30), rules.Ne("age", 35)))))
+			p.start(ctx, flo.WithSink(p.sink()), flo.WithRules(rules.Where(rules.And(rules.Gte("age", 30), rules.Ne("age", 35)), rules.PassTruncate())))
 			const want, got = `SELECT * FROM people WHERE age >= 30 AND age <> 35 ORDER BY id`, `SELECT * FROM people ORDER BY id`
 			for _, sql := range churn {
 				sql = strings.NewReplacer("name || '日本'", "'日本'", "'late ' || i", "'late'").Replace(sql)
@@ -187,10 +187,10 @@ func TestRulesThatDoNotFitStopTheWorkerBeforeItsFirstRow(t *testing.T) {
 		rule rules.Rule
 		want error
 	}{
-		"type":   {rules.Filter(rules.Gte("age", "old")), rules.ErrType},
+		"type":   {rules.Filter(rules.Gte("age", "old"), rules.DropTruncate()), rules.ErrType},
 		"column": {rules.Table("people", rules.Mask("nmae")), rules.ErrNoColumn},
 		"key":    {rules.Table("people", rules.Exclude("id")), rules.ErrKeyColumn},
-		"full":   {rules.Where(rules.Gte("age", 30)), rules.ErrNeedsFull},
+		"full":   {rules.Where(rules.Gte("age", 30), rules.PassTruncate()), rules.ErrNeedsFull},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := testContext(t)
@@ -208,37 +208,61 @@ func TestRulesThatDoNotFitStopTheWorkerBeforeItsFirstRow(t *testing.T) {
 	}
 }
 
-func TestATruncateUnderAFilterIsRefusedUnlessTheRulesSayWhatItMeans(t *testing.T) {
+func TestATruncateUnderAFilterDoesWhatTheRulesSay(t *testing.T) {
 	adult := rules.Gte("age", 18)
 	only := rules.Route("people", "public.people", rules.Only(decode.OpInsert, decode.OpUpdate, decode.OpDelete))
+	file, err := rules.Load(strings.NewReader(`tables: {people: [{type: filter, column: age, parameters: {operator: gte, value: 18}, operations: [INSERT, UPDATE]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		rules []rules.Rule
-		left  string // rows at the destination; "" if the worker stops
+		left  string // rows at the destination
 	}{
-		"not said":          {[]rules.Rule{rules.Filter(adult)}, ""},
 		"passes":            {[]rules.Rule{rules.Filter(adult, rules.PassTruncate())}, "1"},
 		"dropped":           {[]rules.Rule{rules.Filter(adult, rules.DropTruncate())}, "2"},
 		"dropped by route":  {[]rules.Rule{rules.Filter(adult), only}, "2"},
+		"dropped in a file": {file, "2"},
 		"not the filter's":  {[]rules.Rule{rules.On(rules.Filter(adult), decode.OpInsert)}, "1"},
 		"no filter, no say": {[]rules.Rule{rules.Mask("name")}, "1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := testContext(t)
 			p := newPipeline(t, `CREATE TABLE people (id int PRIMARY KEY, name text, age int)`)
-			r := p.launch(ctx, flo.WithSink(p.sink(postgres.WithMissingRowsCounted())), flo.WithRules(c.rules...))
+			p.launch(ctx, flo.WithSink(p.sink(postgres.WithMissingRowsCounted())), flo.WithRules(c.rules...))
 			p.src.Exec(t, `INSERT INTO people VALUES (1, 'x', 20)`)
 			p.catchUp(ctx)
 			p.src.Exec(t, `BEGIN; TRUNCATE people; INSERT INTO people VALUES (2, 'y', 20); COMMIT`)
-			if c.left == "" {
-				wantStop(t, r.ends(ctx), rules.ErrTruncate, "public.people", "PassTruncate", "DropTruncate")
-				return
-			}
 			p.catchUp(ctx)
 			if n := p.dst.QueryString(t, `SELECT count(*) FROM people`); n != c.left {
 				t.Errorf("%s rows, want %s", n, c.left)
 			}
 		})
 	}
+}
+
+func TestAFilterThatDoesNotSayWhatATruncateMeansIsRefusedAtTheStart(t *testing.T) {
+	filter := rules.Filter(rules.Gte("age", 18))
+	words := []string{"people", `Filter("age" >= "18")`, "PassTruncate()", "DropTruncate()"}
+	t.Run("by New", func(t *testing.T) {
+		p := newPipeline(t)
+		_, err := flo.New(p.options(flo.WithSink(p.sink()), flo.WithRules(rules.Table("people", filter)))...)
+		wantStop(t, err, rules.ErrTruncate, words...)
+	})
+	t.Run("when the table is met", func(t *testing.T) { // only then is it known that the route is another table's
+		ctx := testContext(t)
+		p := newPipeline(t, `CREATE TABLE people (id int PRIMARY KEY, name text, age int)`, `CREATE TABLE orders (id int PRIMARY KEY)`)
+		p.src.Exec(t, `INSERT INTO people VALUES (1, 'x', 20); INSERT INTO orders VALUES (1)`)
+		err := p.launch(ctx, flo.WithSink(p.sink()), flo.WithRules(filter, rules.Route("orders", "orders", rules.DropTruncate()))).ends(ctx)
+		wantStop(t, err, rules.ErrTruncate, words...)
+		var bind *rules.BindError
+		if !errors.As(err, &bind) || bind.Table.Name != "people" {
+			t.Error(err)
+		}
+		if n := p.dst.QueryString(t, `SELECT (SELECT count(*) FROM people) + (SELECT count(*) FROM orders)`); n != "0" {
+			t.Errorf("%s rows were written", n)
+		}
+	})
 }
 
 func TestARouteAloneLeavesTheCopyUnparsed(t *testing.T) {

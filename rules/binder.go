@@ -56,7 +56,8 @@ func NewBinder(rules []Rule) *Binder {
 }
 
 // Bind gives the binding of a relation, made the first time that it is asked for. The error is a
-// *BindError, or that of a rule of yours.
+// *BindError, or that of a rule of yours. A table whose rules do not say what a TRUNCATE of it means is
+// refused here (ErrTruncate), before its first row is written and not when the TRUNCATE comes.
 func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 	if known := b.bound[in]; known != nil {
 		return known, nil
@@ -87,6 +88,9 @@ func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 			all.truncate = routed.truncate
 		}
 		break
+	}
+	if err := all.truncate.refusal(in.Qualified()); err != nil {
+		return nil, err
 	}
 	settled = settled || filtered.mode != passTruncate
 	if err := b.arrive(in, all.out.Qualified(), settled); err != nil {
@@ -166,7 +170,7 @@ func (b *Binder) arrive(in *decode.Relation, to decode.Name, settled bool) error
 	same := func(a arrival) bool { return a.source == source || a.oid == in.OID && in.OID != 0 }
 	for _, a := range list {
 		if !same(a) && (!a.settled || !settled) {
-			return &BindError{"Route", source, fmt.Errorf("%w: it meets %s at %s, and a TRUNCATE of one would empty both: give both a Route with Only, PassTruncate or DropTruncate", ErrAmbiguous, a.source, to)}
+			return &BindError{"Route", source, fmt.Errorf("%w: it meets %s at %s: %w: that of one would empty both: give both a Route with Only, PassTruncate or DropTruncate", ErrAmbiguous, a.source, to, ErrTruncate)}
 		}
 	}
 	if !slices.ContainsFunc(list, same) {
@@ -197,7 +201,7 @@ func validateRoutes(rules []Rule) error {
 		}
 		to := decode.Name{Schema: schema, Name: route.table.text}
 		if other := meet[to]; other != nil {
-			errs = append(errs, fmt.Errorf("rules: %w: %s and %s meet: say by Only, PassTruncate or DropTruncate in both what a TRUNCATE of one of them means", ErrInvalidRule, other, route))
+			errs = append(errs, fmt.Errorf("rules: %w: %s and %s meet: %w: say by Only, PassTruncate or DropTruncate in both what that of one of them means", ErrInvalidRule, other, route, ErrTruncate))
 		}
 		meet[to] = route
 	}

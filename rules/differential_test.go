@@ -235,7 +235,7 @@ func TestConditionsAgreeWithPostgreSQL(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", sql, err)
 		}
-		_, f, err := rules.Bind([]rules.Rule{rules.Filter(c)}, rel)
+		_, f, err := rules.Bind([]rules.Rule{rules.Filter(c, rules.DropTruncate())}, rel)
 		if err != nil {
 			t.Fatalf("%s: %v", sql, err)
 		}

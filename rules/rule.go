@@ -1,6 +1,6 @@
 // Package rules transforms, filters and routes changes in the worker, before they reach the sink.
 //
-//	rules.Table("public.users", rules.Where(rules.Gte("age", 18)), rules.Mask("email"), rules.Exclude("ssn"))
+//	rules.Table("public.users", rules.Where(rules.Gte("age", 18), rules.PassTruncate()), rules.Mask("email"), rules.Exclude("ssn"))
 //	rules.Route("public.users", "crm.customers")
 //
 // Transforms: Mask, Regex, Hash, SetNull, Const, Cast, Map, Exclude. Filters: Filter and Where, of a
