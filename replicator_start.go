@@ -269,7 +269,7 @@ func (s *replication) begin(ctx context.Context) error {
 // publish resolves the tables and makes the publications, before the slot: a slot made first would
 // decode with a catalog that doesn't know them.
 func (s *replication) publish(ctx context.Context) error {
-	tables, err := s.resolve(ctx)
+	tables, err := s.resolve(ctx, s.conn)
 	if err != nil {
 		return err
 	}
@@ -282,7 +282,7 @@ func (s *replication) publish(ctx context.Context) error {
 // republish goes on with the tables that the group had when its copy began. A table that was added to the
 // options, or made, since then has no copy: it is left out, with a warning. One that was taken out leaves.
 func (s *replication) republish(ctx context.Context) error {
-	asked, err := s.resolve(ctx)
+	asked, err := s.resolve(ctx, s.conn)
 	if err != nil {
 		return err
 	}
@@ -301,7 +301,7 @@ func (s *replication) republish(ctx context.Context) error {
 			tables = append(tables, t)
 			continue
 		}
-		s.warn(ctx, fmt.Sprintf("table %s is not replicated: it was not among the group's tables when its copy began, or was made again since; call Drop and start over to include it", names.Qualified(t.Schema, t.Name)))
+		s.warnOfNew(ctx, &t)
 	}
 	if len(tables) == 0 && len(asked) > 0 {
 		return fmt.Errorf("%w: publication %q holds none of the tables that are asked for: it was dropped or changed; call Drop and start over", ErrTables, name)
@@ -309,7 +309,7 @@ func (s *replication) republish(ctx context.Context) error {
 	return s.ensurePublications(ctx, tables)
 }
 
-func (s *replication) resolve(ctx context.Context) ([]source.Table, error) {
+func (s *replication) resolve(ctx context.Context, conn *pgx.Conn) ([]source.Table, error) {
 	include, err := names.ParseAll(s.r.cfg.tables)
 	if err != nil {
 		return nil, err
@@ -318,7 +318,7 @@ func (s *replication) resolve(ctx context.Context) ([]source.Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	tables, warnings, err := s.r.source.ResolveTables(ctx, s.conn, include, exclude)
+	tables, warnings, err := s.r.source.ResolveTables(ctx, conn, include, exclude)
 	if err != nil {
 		return nil, err
 	}
@@ -345,9 +345,16 @@ func (s *replication) ensurePublications(ctx context.Context, tables []source.Ta
 	return nil
 }
 
+// warn says something once.
 func (s *replication) warn(ctx context.Context, text string) {
-	s.log.WarnContext(ctx, text)
-	s.r.status.warn(text)
+	if s.r.status.warn(text) {
+		s.log.WarnContext(ctx, text)
+	}
+}
+
+func (s *replication) warnOfNew(ctx context.Context, t *source.Table) {
+	s.warn(ctx, fmt.Sprintf("table %s is not replicated: it was not among the group's tables when its copy began, or was made again since; "+
+		"call Drop and start over to include it", names.Qualified(t.Schema, t.Name)))
 }
 
 func (c *config) publicationName() string {

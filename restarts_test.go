@@ -130,3 +130,18 @@ func TestACopyOnlyGroupEndsFinished(t *testing.T) {
 	}
 	p.equal(ctx)
 }
+
+func TestATableThatLosesItsKeyOrIsNewIsNoticedWhileRunning(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.start(ctx, flo.WithSink(p.sink()))
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'x')`)
+	p.catchUp(ctx)
+	p.src.Exec(t, `ALTER TABLE t DROP CONSTRAINT t_pkey; CREATE TABLE late (id int PRIMARY KEY)`)
+	eventually(t, ctx, "the host can delete again", func() bool { return p.src.TryExec(ctx, `DELETE FROM t WHERE id = 1`) == nil })
+	warned := func(what string) func() bool {
+		return func() bool { return strings.Contains(strings.Join(p.f.Status().Replicator.Warnings, "\n"), what) }
+	}
+	eventually(t, ctx, "a warning of the new table", warned(`"late" is not replicated`))
+	eventually(t, ctx, "a warning of the lost key", warned(`"t" has no replica identity`))
+}
