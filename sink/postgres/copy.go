@@ -171,11 +171,11 @@ func (s *Sink) WriteChunk(ctx context.Context, ch *sink.CopyChunk) error {
 			s.stats.skipped.Add(1)
 			return nil // the session's reset rolls back
 		}
-		tag, err := c.pg.CopyFrom(ctx, bytes.NewReader(ch.Data), b.copySQL())
+		copied, err := b.copyRows(ctx, c.pg, ch.Data)
 		if err != nil {
 			return tableError(b.table.name, err, "copying chunk "+ch.ID.String())
 		}
-		if n := uint64(max(tag.RowsAffected(), 0)); n != ch.Rows {
+		if n := uint64(max(copied, 0)); n != ch.Rows {
 			return tableError(b.table.name, ErrCopyIncomplete, fmt.Sprintf("chunk %s has %d rows by its header, %d by COPY", ch.ID, ch.Rows, n))
 		}
 		if err := commit(ctx, c.pg); err != nil {
@@ -185,6 +185,18 @@ func (s *Sink) WriteChunk(ctx context.Context, ch *sink.CopyChunk) error {
 		s.stats.copied.Add(ch.Rows)
 		return nil
 	})
+}
+
+// copyRows writes the rows of a chunk and gives their number.
+func (b *binding) copyRows(ctx context.Context, pg *pgconn.PgConn, data []byte) (int64, error) {
+	if len(b.columns) == 0 {
+		// Rows without columns, a line each. COPY takes no empty list, and without a list it means all
+		// columns, which the destination may have: they get their defaults.
+		rows := uint64(bytes.Count(data, []byte{'\n'}))
+		return exec(ctx, pg, "INSERT INTO "+b.table.sql+" SELECT FROM generate_series(1, $1::bigint)", number(rows))
+	}
+	tag, err := pg.CopyFrom(ctx, bytes.NewReader(data), b.copySQL())
+	return tag.RowsAffected(), err
 }
 
 // copySQL is the COPY that takes the chunks of a relation.

@@ -246,3 +246,25 @@ func TestKilledCopySessionsLoseAndRepeatNothing(t *testing.T) {
 	}
 	r.want(`SELECT count(*), count(DISTINCT "Key") FROM t`, is("12000", "12000"))
 }
+
+// Rows without columns, into a table that has none, and into one that has some of its own.
+func TestRowsWithoutColumns(t *testing.T) {
+	for ddl, want := range map[string][]string{
+		"CREATE TABLE t ()": is("5", "0"),
+		"CREATE TABLE t (a int DEFAULT 7, b text DEFAULT 'x')": is("5", "5"),
+	} {
+		r := newRig(t, ddl)
+		bare := rel("t")
+		table := copyTable(bare, 1)
+		r.begin(table)
+		c := chunk(table, 0, 0, 0)
+		c.Data, c.Rows = []byte("\n\n"), 2
+		r.chunk(c)
+		r.chunk(c) // skipped
+		if err := r.end(table, 1, 2); err != nil {
+			t.Fatal(err)
+		}
+		r.apply(insert(bare), insert(bare), insert(bare))
+		r.want(`SELECT count(*), count(*) FILTER (WHERE to_jsonb(t) @> '{"a": 7, "b": "x"}') FROM t`, want)
+	}
+}
