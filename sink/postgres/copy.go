@@ -100,7 +100,9 @@ func (s *Sink) beginTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start
 		return tableError(dest.name, ErrCopyLost, "")
 	}
 	if !sibling {
-		if err := s.empty(ctx, pg, dest, ours); err != nil {
+		if err := s.empty(ctx, pg, dest, ours); lacksPrivilege(err) {
+			return tableError(dest.name, err, "emptying it")
+		} else if err != nil {
 			return err
 		}
 	}

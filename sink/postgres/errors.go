@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/sink"
@@ -41,7 +43,7 @@ var (
 	ErrCopyLost error = refusal("the destination has lost the copy that was under way: drop the group and copy afresh")
 	// ErrCopyIncomplete says that chunks or rows of a copied table do not add up.
 	ErrCopyIncomplete error = refusal("the copy is not complete: copy the table afresh")
-	// ErrPrivilege says that the destination's role lacks a right.
+	// ErrPrivilege says that the destination's role lacks a right; the text names the GRANT.
 	ErrPrivilege error = refusal("the destination's role lacks a privilege")
 )
 
@@ -67,8 +69,19 @@ func (e *TableError) Error() string {
 // Unwrap gives the cause: one of this package's errors, or the server's.
 func (e *TableError) Unwrap() error { return e.Err }
 
+// tableError names the table, and where a right is missing the GRANT.
 func tableError(name decode.Name, err error, detail string) error {
+	if lacksPrivilege(err) {
+		schema, table := pgx.Identifier{name.Schema}.Sanitize(), pgx.Identifier{name.Schema, name.Name}.Sanitize()
+		err = fmt.Errorf("%w: GRANT USAGE ON SCHEMA %s and GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON TABLE %s to it (BYPASSRLS, where row-level security refuses): %w",
+			ErrPrivilege, schema, table, err)
+	}
 	return &TableError{Table: name, Err: err, Detail: detail}
+}
+
+// lacksPrivilege reports whether err is the server's insufficient_privilege, and not named yet.
+func lacksPrivilege(err error) bool {
+	return pgsession.SQLState(err) == "42501" && !errors.Is(err, ErrPrivilege)
 }
 
 // judge marks err permanent if trying again cannot mend it; rejected is the index of the change it is
@@ -76,6 +89,9 @@ func tableError(name decode.Name, err error, detail string) error {
 func judge(err error, rejected int) error {
 	if err == nil || sink.IsPermanent(err) {
 		return err
+	}
+	if lacksPrivilege(err) { // and no table is known, as with a TRUNCATE of several
+		err = fmt.Errorf("sink/postgres: %w: GRANT it what the server names; tables need USAGE of the schema and SELECT, INSERT, UPDATE, DELETE, TRUNCATE: %w", ErrPrivilege, err)
 	}
 	if !lasting(err) {
 		return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/sink"
 )
@@ -127,5 +128,65 @@ func TestCloseTwiceAndUseAfterIt(t *testing.T) {
 	}
 	if _, err := r.sink.Open(ctx, r.st); !sink.IsPermanent(err) {
 		t.Fatalf("Open after Close: %v", err)
+	}
+}
+
+// Whatever the role may not do to a table, the error is ErrPrivilege and names the GRANT.
+func TestMissingTablePrivilegesAreNamed(t *testing.T) {
+	flotest.RequireOwnServer(t)
+	db := flotest.Postgres(t)
+	role := "bare_" + db.Name
+	as := `"` + role + `"`
+	db.Exec(t, `CREATE ROLE `+as+` LOGIN PASSWORD 'pw'; CREATE SCHEMA shut; CREATE TABLE shut.t (k int PRIMARY KEY, v text); CREATE TABLE t (k int PRIMARY KEY, v text)`)
+	t.Cleanup(func() { db.Exec(t, `DROP OWNED BY `+as+`; DROP ROLE `+as) })
+	db.Exec(t, `GRANT CREATE ON DATABASE "`+db.Name+`" TO `+as)
+	u, err := url.Parse(db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(role, "pw")
+	r := &rig{t: t, db: db, st: sink.Start{Group: "g", Worker: "w", Incarnation: "one", Epoch: 1}}
+	r.sink = newSink(t, u.String())
+	r.open()
+	here := rel("t", "*k", "v")
+	shut := rel("t", "*k", "v")
+	shut.Schema = "shut"
+	table := copyTable(here, 1)
+	ctx := testContext(t)
+	truncate := func() error {
+		return r.try(&decode.Change{Op: decode.OpTruncate, Truncate: &decode.Truncate{Relations: []*decode.Relation{here}}})
+	}
+	for _, c := range []struct {
+		name, grants string
+		do           func() error
+		says         string
+	}{
+		{"insert", "SELECT, UPDATE, DELETE", func() error { return r.try(insert(here, "1", "a")) }, `"public"."t"`},
+		{"update", "SELECT, INSERT, DELETE", func() error { return r.try(update(here, "1", "a")) }, `"public"."t"`},
+		{"delete", "SELECT, INSERT, UPDATE", func() error { return r.try(remove(here, "1", nil)) }, `"public"."t"`},
+		{"truncate", "SELECT, INSERT, UPDATE, DELETE", truncate, "table t"},
+		{"beginning a copy", "INSERT", func() error { return r.sink.BeginTable(ctx, table) }, `"public"."t"`},
+		{"a chunk", "SELECT", func() error {
+			if err := r.sink.BeginTable(ctx, table); err != nil {
+				t.Fatal(err)
+			}
+			return r.sink.WriteChunk(ctx, &sink.CopyChunk{Table: table, Rows: 1, Data: []byte("1\ta\n"), Epoch: 1})
+		}, `"public"."t"`},
+		{"the schema", "ALL", func() error { return r.try(insert(shut, "1", "a")) }, `GRANT USAGE ON SCHEMA "shut"`},
+	} {
+		db.Exec(t, "REVOKE ALL ON t FROM "+as+"; GRANT "+c.grants+" ON t TO "+as)
+		r.open()
+		err := c.do()
+		if !errors.Is(err, ErrPrivilege) || !sink.IsPermanent(err) || strings.Count(err.Error(), ErrPrivilege.Error()) != 1 {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if !strings.Contains(err.Error(), "GRANT") || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v does not name the GRANT for %s", c.name, err, c.says)
+		}
+		var server *pgconn.PgError
+		if !errors.As(err, &server) {
+			t.Errorf("%s: the server's error is gone: %v", c.name, err)
+		}
 	}
 }
