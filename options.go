@@ -2,9 +2,13 @@ package flo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
+	"reflect"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pgflo/flo/internal/names"
+	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/rules"
 	"github.com/pgflo/flo/sink"
 )
@@ -42,9 +47,23 @@ type ReplicatorOption func(*config)
 // to WithWorker it is that worker's.
 type WorkerOption func(*workerConfig)
 
-func (o CommonOption) apply(c *config)     { o(c) }
-func (o ReplicatorOption) apply(c *config) { o(c) }
-func (o WorkerOption) apply(c *config)     { o(&c.worker) }
+func (o CommonOption) apply(c *config) {
+	if o != nil {
+		o(c)
+	}
+}
+
+func (o ReplicatorOption) apply(c *config) {
+	if o != nil {
+		o(c)
+	}
+}
+
+func (o WorkerOption) apply(c *config) {
+	if o != nil {
+		o(&c.worker)
+	}
+}
 
 type config struct {
 	group  string
@@ -52,7 +71,7 @@ type config struct {
 	nats   natsConfig
 
 	source          *pgx.ConnConfig
-	sourceBad       bool // it was given, and refused
+	sourceErrs      []error // a source was given and refused: the replicator's matter
 	password        func(context.Context) (string, error)
 	slot            string
 	publication     string
@@ -63,12 +82,13 @@ type config struct {
 	replicas        int
 	maxBytes        int64
 	replayWindow    time.Duration
+	windowGiven     bool
 	lease           time.Duration
 	idleInterval    time.Duration
 
 	worker  workerConfig // defaults
 	workers []workerConfig
-	errs    []error
+	errs    []error // of both halves, and of the half that was validated
 }
 
 type workerConfig struct {
@@ -87,6 +107,7 @@ type natsConfig struct {
 	url    string
 	opts   []nats.Option
 	server NATSServer
+	bad    bool // one was given, and refused
 }
 
 // NATSServer is a JetStream server inside the process: *embednats.Server.
@@ -97,7 +118,29 @@ type NATSServer interface {
 }
 
 func (c *config) bad(format string, args ...any) {
-	c.errs = append(c.errs, fmt.Errorf("%w: %w", ErrInvalidOption, fmt.Errorf(format, args...)))
+	c.errs = append(c.errs, invalid(format, args...))
+}
+
+func (c *config) badNATS(format string, args ...any) {
+	c.nats.bad = true
+	c.bad(format, args...)
+}
+
+func (c *config) badSource(format string, args ...any) {
+	c.sourceErrs = append(c.sourceErrs, invalid(format, args...))
+}
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrInvalidOption, fmt.Errorf(format, args...))
+}
+
+// isNil also finds the nil pointer or function that an interface holds, which would panic when used.
+func isNil(v any) bool {
+	if v == nil {
+		return true
+	}
+	r := reflect.ValueOf(v)
+	return (r.Kind() == reflect.Pointer || r.Kind() == reflect.Func) && r.IsNil()
 }
 
 // WithGroup names the group: its slot, publications, stream and state. Required. One to 40 of
@@ -118,23 +161,77 @@ func WithLogger(l *slog.Logger) CommonOption {
 func WithNATS(nc *nats.Conn) CommonOption {
 	return func(c *config) {
 		if nc == nil {
-			c.bad("WithNATS: the connection is nil")
+			c.badNATS("WithNATS: the connection is nil")
+			return
 		}
 		c.nats.conn = nc
 	}
 }
 
 // WithNATSURL opens a connection of flo's own, with credentials, TLS and so on as nats.Option. It
-// reconnects without limit.
+// reconnects without limit. Several servers' URLs are separated by commas. No error or log holds any of
+// it: what is neither a letter nor a digit in user and password has to be percent-encoded.
 func WithNATSURL(url string, opts ...nats.Option) CommonOption {
-	return func(c *config) { c.nats.url, c.nats.opts = url, opts }
+	return func(c *config) {
+		if err := checkNATSURLs(url); err != nil {
+			c.badNATS("WithNATSURL: %w", err)
+			return
+		}
+		c.nats.url, c.nats.opts = url, opts
+	}
+}
+
+// checkNATSURLs parses what nats.Connect will parse, in the same way. What url.Parse has to say quotes
+// the URL, or parts of it that may be a password's, so the error is in words of flo's own.
+func checkNATSURLs(list string) error {
+	n := 0
+	for _, one := range strings.Split(list, ",") {
+		if one = strings.TrimSpace(one); one == "" {
+			continue
+		}
+		n++
+		if !strings.Contains(one, "://") {
+			one = "nats://" + one
+		}
+		u, err := url.Parse(one)
+		switch {
+		case err != nil:
+			return fmt.Errorf("URL %d of the list cannot be parsed: %s", n, urlFault(err))
+		case u.Hostname() == "":
+			return fmt.Errorf("URL %d of the list has no host: want nats://user:password@host:port", n)
+		case strings.Contains(u.Path+"?"+u.RawQuery+"#"+u.Fragment, "@"):
+			return fmt.Errorf("URL %d of the list has an '@' behind the host: %s", n, encodeUserinfo)
+		}
+	}
+	if n == 0 {
+		return errors.New("there is no URL: want nats://host:port")
+	}
+	return nil
+}
+
+const encodeUserinfo = "want nats://user:password@host:port, where user and password are percent-encoded"
+
+func urlFault(err error) string {
+	var escape url.EscapeError
+	var host url.InvalidHostError
+	var whole *url.Error
+	switch {
+	case errors.As(err, &escape):
+		return "a '%' is not followed by two hexadecimal digits; " + encodeUserinfo
+	case errors.As(err, &host):
+		return "a character that no host name has; " + encodeUserinfo
+	case errors.As(err, &whole) && strings.HasPrefix(whole.Err.Error(), "invalid port"):
+		return "the port is not a number; " + encodeUserinfo
+	}
+	return encodeUserinfo
 }
 
 // WithJetStream uses a JetStream context that the caller made, for domains and API prefixes.
 func WithJetStream(js jetstream.JetStream) CommonOption {
 	return func(c *config) {
-		if js == nil {
-			c.bad("WithJetStream: the context is nil")
+		if isNil(js) {
+			c.badNATS("WithJetStream: the context is nil")
+			return
 		}
 		c.nats.js = js
 	}
@@ -144,8 +241,9 @@ func WithJetStream(js jetstream.JetStream) CommonOption {
 // WithReplayWindow says otherwise, the replay window is 0 if it syncs always.
 func WithNATSServer(s NATSServer) CommonOption {
 	return func(c *config) {
-		if s == nil {
-			c.bad("WithNATSServer: the server is nil")
+		if isNil(s) {
+			c.badNATS("WithNATSServer: the server is nil")
+			return
 		}
 		c.nats.server = s
 	}
@@ -160,10 +258,9 @@ func WithLeaseTime(d time.Duration) CommonOption { return func(c *config) { c.le
 // https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 func WithSource(connString string) ReplicatorOption {
 	return func(c *config) {
-		cfg, err := pgx.ParseConfig(connString)
+		cfg, err := pgsession.ParseConfig(connString)
 		if err != nil {
-			c.sourceBad = true
-			c.bad("WithSource: %w", err) // pgx redacts the password
+			c.badSource("WithSource: %w", err)
 			return
 		}
 		c.source = cfg
@@ -174,8 +271,7 @@ func WithSource(connString string) ReplicatorOption {
 func WithSourceConfig(cfg *pgx.ConnConfig) ReplicatorOption {
 	return func(c *config) {
 		if cfg == nil {
-			c.sourceBad = true
-			c.bad("WithSourceConfig: the configuration is nil")
+			c.badSource("WithSourceConfig: the configuration is nil")
 			return
 		}
 		c.source = cfg.Copy()
@@ -218,7 +314,7 @@ func WithStreamMaxBytes(n int64) ReplicatorOption { return func(c *config) { c.m
 // acknowledged: a NATS server that loses up to that much of its store is filled up again. JetStream
 // syncs to disk every 2 minutes by default, so the default is 3 minutes; 0 if NATS syncs always.
 func WithReplayWindow(d time.Duration) ReplicatorOption {
-	return func(c *config) { c.replayWindow = d }
+	return func(c *config) { c.replayWindow, c.windowGiven = d, true }
 }
 
 // WithIdleInterval sets how often, at most, an idle source's position is written to the stream, so
@@ -266,16 +362,13 @@ const (
 	minStreamBytes         = 16 << 20
 )
 
-// unsetWindow tells that WithReplayWindow was not given.
-const unsetWindow = time.Duration(-1)
-
 func newConfig(opts []Option) *config {
 	c := &config{
 		logger:          slog.New(slog.DiscardHandler),
 		mode:            CopyAndStream,
 		copyConnections: defaultCopyConnections,
 		replicas:        1,
-		replayWindow:    unsetWindow,
+		replayWindow:    defaultReplayWindow,
 		idleInterval:    defaultIdleInterval,
 		lease:           defaultLease,
 		worker:          workerConfig{batchSize: defaultBatchSize, batchBytes: defaultBatchBytes},
@@ -289,7 +382,9 @@ func newConfig(opts []Option) *config {
 		w := c.worker
 		w.name, w.sink = c.workers[i].name, c.workers[i].sink
 		for _, o := range c.workers[i].own {
-			o(&w)
+			if o != nil {
+				o(&w)
+			}
 		}
 		c.workers[i] = w
 	}
@@ -315,7 +410,7 @@ func (c *config) validateCommon() {
 			given++
 		}
 	}
-	if given == 0 {
+	if given == 0 && !c.nats.bad {
 		c.bad("NATS: give one of WithNATS, WithNATSURL, WithJetStream, WithNATSServer")
 	}
 	if given > 1 {
@@ -324,7 +419,8 @@ func (c *config) validateCommon() {
 }
 
 func (c *config) validateReplicator() {
-	if c.source == nil && !c.sourceBad {
+	c.errs = append(c.errs, c.sourceErrs...)
+	if c.source == nil && c.sourceErrs == nil {
 		c.bad("WithSource: the source database is missing")
 	}
 	if c.slot == "" {
@@ -355,11 +451,8 @@ func (c *config) validateReplicator() {
 	if c.idleInterval < 100*time.Millisecond {
 		c.bad("WithIdleInterval(%s): want at least 100ms", c.idleInterval)
 	}
-	if c.replayWindow == unsetWindow {
-		c.replayWindow = defaultReplayWindow
-		if c.nats.server != nil && c.nats.server.SyncAlways() {
-			c.replayWindow = 0
-		}
+	if !c.windowGiven && c.nats.server != nil && c.nats.server.SyncAlways() {
+		c.replayWindow = 0
 	}
 	if c.replayWindow < 0 || c.replayWindow > 24*time.Hour {
 		c.bad("WithReplayWindow(%s): want 0 to 24h", c.replayWindow)
@@ -377,7 +470,7 @@ func (c *config) validateWorkers() {
 			c.bad("WithWorker(%q): the name is given twice", w.name)
 		}
 		seen[w.name] = true
-		if w.sink == nil {
+		if isNil(w.sink) {
 			c.bad("worker %q: the sink is nil", w.name)
 		} else if v := sink.As[sink.Validator](w.sink); v != nil {
 			if err := v.Validate(); err != nil {
