@@ -3,7 +3,6 @@ package flo
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -49,13 +48,14 @@ func begin(ctx context.Context, store state.Store, name string, lease time.Durat
 	return t, nil
 }
 
-// judge names the reason when an error comes of the tenure's end.
+// judge names the reason when a session ends because the tenure did. A lost lease is never a good end: the
+// session has to begin again.
 func (t *tenure) judge(err error) error {
+	if cause := context.Cause(t.hold.Context()); errors.Is(cause, state.ErrLost) && !fatal(err) && !errors.Is(err, errFinished) {
+		return errors.Join(cause, err)
+	}
 	if err == nil {
 		return nil
-	}
-	if cause := context.Cause(t.hold.Context()); errors.Is(cause, state.ErrLost) {
-		return fmt.Errorf("%w: %w", cause, err)
 	}
 	return undrained(t.work, err)
 }

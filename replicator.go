@@ -23,6 +23,7 @@ type Replicator struct {
 	running atomic.Bool
 	status  replicatorStatus
 	settle  atomic.Int64 // rises with each call of Settle
+	afresh  atomic.Bool  // the next session begins another attempt, whatever the stream says
 	settled atomic.Int64 // the calls that were seen to
 }
 

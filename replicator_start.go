@@ -154,7 +154,7 @@ func (s *replication) decide(ctx context.Context, created bool) (bool, error) {
 		}
 		return true, nil
 	}
-	if !s.started || !s.copyDone {
+	if !s.started || !s.copyDone || s.r.afresh.CompareAndSwap(true, false) {
 		return true, nil // the slot was never made, or the copy was cut short: everything again
 	}
 	if err := s.checkResume(slot, missing); err != nil {

@@ -217,9 +217,10 @@ func (st *streaming) undecodable(ctx context.Context, err error) error {
 	if !errors.As(err, &pg) || pg.Code != internalError {
 		return err
 	}
-	if st.copyDone || st.copied == nil {
+	if st.slot == nil { // made by an earlier session
 		return fmt.Errorf("flo: the source can't decode its WAL for slot %q: %w; if starting again meets the same error, call Drop and start over with a fresh copy", st.r.cfg.slot, err)
 	}
+	st.r.afresh.Store(true) // also when the copy is whole by now
 	st.log.WarnContext(ctx, "the copy begins again with another slot: the source can't decode a transaction that was open when this one was made", slog.Any("error", err))
 	return fmt.Errorf("%w: %w", errAgain, err)
 }

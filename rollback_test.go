@@ -272,6 +272,9 @@ func TestATransactionDecodedDifferentlyIsForgottenAndSentWhole(t *testing.T) {
 	p.interruptedTransaction(ctx, rows)
 	p.tamper(ctx)
 	rec := new(flotest.Recorder)
+	// A worker that has applied nothing keeps the purge from the marker that is looked for at the end.
+	idle := p.worker(flo.WithWorker("idle", sink.Func(func(ctx context.Context, _ *sink.Batch) error { <-ctx.Done(); return ctx.Err() })))
+	launch(t, ctx, idle)
 	w := launch(t, ctx, p.worker(flo.WithSink(p.sink()), flo.WithBatchSize(500)))
 	o := launch(t, ctx, p.worker(flo.WithWorker("other", rec)))
 	// The transactional sink has taken the part, and would keep it if it weren't told.

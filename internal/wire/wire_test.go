@@ -187,7 +187,7 @@ func TestBadMessagesAreErrors(t *testing.T) {
 	good := AppendHeader(nil, &Header{Kind: Changes})
 	change := func(i int, c byte) []byte { b := bytes.Clone(good); b[i] = c; return b }
 	for name, msg := range map[string][]byte{
-		"nothing": nil, "magic": change(0, 'x'), "version": change(3, '2'), "kind 0": change(4, 0), "kind 3": change(4, 3), "flags": change(5, 8),
+		"nothing": nil, "magic": change(0, 'x'), "version": change(3, '2'), "kind 0": change(4, 0), "kind 3": change(4, 3), "flags": change(5, 16),
 		"parts 0": change(len(good)-5, 0),
 	} {
 		if _, _, err := Parse(msg); !errors.Is(err, ErrFormat) {
