@@ -25,6 +25,7 @@ type session struct {
 	replica  bool
 	bindings bindings
 	programs programs
+	planner  planner
 	// Of every transaction: the statements on the checkpoint.
 	lock, store *step
 	onClose     func()
