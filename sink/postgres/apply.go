@@ -171,12 +171,12 @@ type rowApplier struct {
 }
 
 // apply sends the changes from one index to another, those left out that have been copied.
-func (a *rowApplier) apply(q *pipeline, changes []*decode.Change, from, to int, copied []bool) error {
+func (a *rowApplier) apply(w *writing, changes []*decode.Change, from, to int, copied []bool) error {
 	for i := from; i < to; i++ {
-		if copied != nil && copied[i] {
+		if copied != nil && copied[i] || changes[i].Op == decode.OpMessage {
 			continue
 		}
-		if err := a.change(q, i, changes[i]); err != nil {
+		if err := a.change(w.pipe(), i, changes[i]); err != nil {
 			var req *requestError
 			if errors.As(err, &req) {
 				return err
@@ -189,8 +189,6 @@ func (a *rowApplier) apply(q *pipeline, changes []*decode.Change, from, to int, 
 
 func (a *rowApplier) change(q *pipeline, i int, ch *decode.Change) error {
 	switch ch.Op {
-	case decode.OpMessage:
-		return nil
 	case decode.OpTruncate:
 		return a.truncate(q, i, ch)
 	case decode.OpInsert, decode.OpUpdate, decode.OpDelete:

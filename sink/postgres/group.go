@@ -1,15 +1,22 @@
 package postgres
 
-import "github.com/pgflo/flo/decode"
+import (
+	"time"
+
+	"github.com/pgflo/flo/decode"
+)
 
 const (
-	// leastCopied is how many rows are worth a COPY of their own. It takes two round trips more than
-	// statements in the pipeline: one that ends the pipeline before it, and its own.
+	// leastCopied is how many rows are worth a COPY of their own at a server nearby. It takes copyTrips
+	// round trips more than statements in the pipeline: one that ends the pipeline before it, and its
+	// own. A row of it takes about rowGain less time than a statement.
 	leastCopied = 24
-	// A group is cut where that many inserts, which cannot go ahead of the changes in front of them, would
-	// go by COPY in a group of their own, but not more often than maxCuts times in a batch: to look for
-	// the place takes time.
-	worthCutting = 4 * leastCopied
+	copyTrips   = 2
+	rowGain     = 10 * time.Microsecond
+	// A group is cut where that many times as many inserts, which cannot go ahead of the changes in front
+	// of them, would go by COPY in a group of their own, but not more often than maxCuts times in a
+	// batch: to look for the place takes time.
+	worthCutting = 4
 	maxCuts      = 64
 )
 
@@ -35,6 +42,7 @@ type copyRun struct {
 // planner cuts a session's batches into groups.
 type planner struct {
 	bindings *bindings
+	least    int    // how many rows are worth a COPY
 	batch    uint64 // how many have been planned
 	changes  []*decode.Change
 	families map[string]*family
@@ -51,9 +59,14 @@ type family struct {
 	streak int  // how many there are
 }
 
+// worthwhile gives the number of rows that are worth a COPY where a round trip takes that long.
+func worthwhile(trip time.Duration) int {
+	return leastCopied + int(copyTrips*trip/rowGain)
+}
+
 // plan cuts a batch. It gives nil if nothing is worth it.
 func (p *planner) plan(bindings *bindings, changes []*decode.Change) []group {
-	if len(changes) < leastCopied {
+	if len(changes) < p.least {
 		return nil
 	}
 	p.batch++
@@ -103,7 +116,7 @@ func (p *planner) end(from int) int {
 				f.start = i
 			}
 			f.streak++
-			if f.streak >= worthCutting && p.cuts < maxCuts {
+			if f.streak >= worthCutting*p.least && p.cuts < maxCuts {
 				p.cuts++
 				return f.start
 			}
@@ -172,7 +185,7 @@ func (p *planner) collect(from, to int) []*copyRun {
 			continue
 		}
 		f := p.family(p.bindings.get(p.changes[i].Relation))
-		if f.worth() {
+		if f.worth(p.least) {
 			copies = append(copies, f.runs...)
 		}
 		f.runs = nil
@@ -187,9 +200,9 @@ func (p *planner) collect(from, to int) []*copyRun {
 
 // worth reports whether all runs are long enough. All or none go first: they are of one table, and a row
 // of one may stand for a row of another.
-func (f *family) worth() bool {
+func (f *family) worth(least int) bool {
 	for _, run := range f.runs {
-		if len(run.changes) < leastCopied {
+		if len(run.changes) < least {
 			return false
 		}
 	}

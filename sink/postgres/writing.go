@@ -17,16 +17,18 @@ type writing struct {
 	batch  *sink.Batch
 	groups []group
 	rows   rowApplier
-	q      *pipeline // nil while there is none
+	q      *pipeline // nil while there is none: COPY needs the connection for itself
 
-	// tried is the last group with a savepoint in front of it, -1 if there is none, and missing what had
-	// been counted then.
+	// tried is the group that the savepoint stands in front of, -1 if none of this batch, and missing
+	// what had been counted then.
 	tried   int
 	missing uint64
 }
 
-// The savepoint in front of a group. Once the group is applied it is released, so that the rows of other
-// changes are of the transaction itself, by which a deferrable key is followed (see finding.fifo).
+// The savepoint in front of a group. It is released only when all answers about the group have been read,
+// since one that the server takes for a success (no row met) may be a reason to undo it, and before other
+// changes, so that their rows are of the transaction itself, by which a deferrable key is followed (see
+// finding.fifo). The commit does without: it takes the group with it.
 const (
 	setSavepoint     = "SAVEPOINT flo_group"
 	releaseSavepoint = "RELEASE SAVEPOINT flo_group"
@@ -41,11 +43,16 @@ func newWriting(ctx context.Context, s *Sink, b *sink.Batch) *writing {
 	if w.groups == nil {
 		w.groups = []group{{to: len(b.Changes)}}
 	}
-	w.open()
 	return w
 }
 
-func (w *writing) open() { w.q = newPipeline(w.ctx, w.sink.main, w.sink.rowMissing) }
+// pipe gives the pipeline, begun if there is none.
+func (w *writing) pipe() *pipeline {
+	if w.q == nil {
+		w.q = newPipeline(w.ctx, w.sink.main, w.sink.rowMissing)
+	}
+	return w.q
+}
 
 // drop ends the pipeline after an error.
 func (w *writing) drop() {
@@ -56,13 +63,16 @@ func (w *writing) drop() {
 	w.sink.main.settle()
 }
 
-// finish waits for all answers.
+// finish waits for all answers, and ends the pipeline.
 func (w *writing) finish() error {
-	err := w.q.finish()
-	if err == nil {
-		w.q = nil
+	if w.q == nil {
+		return nil
 	}
-	return err
+	if err := w.q.finish(); err != nil {
+		return err
+	}
+	w.q = nil
+	return nil
 }
 
 // begin begins the transaction, unless it goes on.
@@ -72,7 +82,7 @@ func (w *writing) begin() error {
 		return nil
 	}
 	s.tx.begun = true
-	if err := w.q.run(-1, begin); err != nil {
+	if err := w.pipe().run(-1, begin); err != nil {
 		return err
 	}
 	if err := s.verify(w.q, s.start.Load()); err != nil {
@@ -111,38 +121,51 @@ func (w *writing) store() error {
 	if err != nil {
 		return &requestError{-1, err}
 	}
-	return w.q.one(w.sink.main.store, text(st.Group, st.Worker, string(cp), b.Checkpoint.Incarnation), nil)
+	return w.pipe().one(w.sink.main.store, text(st.Group, st.Worker, string(cp), b.Checkpoint.Incarnation), nil)
 }
 
 func (w *writing) group(at int) error {
-	g := &w.groups[at]
+	g, tx, changes := &w.groups[at], &w.sink.tx, w.batch.Changes
 	if g.copies == nil {
-		return w.rows.apply(w.q, w.batch.Changes, g.from, g.to, nil)
-	}
-	if err := w.q.run(-1, setSavepoint); err != nil {
-		return err
+		if tx.savepoint && g.from < g.to {
+			if err := w.release(); err != nil {
+				return err
+			}
+		}
+		return w.rows.apply(w, changes, g.from, g.to, nil)
 	}
 	if err := w.finish(); err != nil {
 		return err
 	}
-	w.tried, w.missing = at, w.sink.tx.missing
+	before := setSavepoint + "; "
+	if tx.savepoint {
+		before = releaseSavepoint + "; " + before
+	}
+	tx.savepoint = true
+	w.tried, w.missing = at, tx.missing
 	for _, run := range g.copies {
-		if err := w.copyIn(run); err != nil {
+		if err := w.copyIn(before, run); err != nil {
 			return err
 		}
+		before = ""
 	}
-	w.open()
-	if err := w.rows.apply(w.q, w.batch.Changes, g.from, g.to, w.sink.main.planner.copied); err != nil {
-		return err
-	}
-	return w.q.run(-1, releaseSavepoint)
+	return w.rows.apply(w, changes, g.from, g.to, w.sink.main.planner.copied)
 }
 
-// copyIn sends a run's rows.
-func (w *writing) copyIn(run *copyRun) error {
+// release makes what was applied under the savepoint part of the transaction itself.
+func (w *writing) release() error {
+	if err := w.finish(); err != nil {
+		return err
+	}
+	w.sink.tx.savepoint, w.tried = false, -1
+	return w.pipe().run(-1, releaseSavepoint)
+}
+
+// copyIn sends a run's rows, with statements before them.
+func (w *writing) copyIn(before string, run *copyRun) error {
 	first := run.changes[0]
 	r := &copyReader{run: run, changes: w.batch.Changes, whole: len(run.columns) == len(run.binding.columns)}
-	tag, err := w.sink.main.pg.CopyFrom(w.ctx, r, run.binding.copyInto(run.columns))
+	tag, err := w.sink.main.pg.CopyFrom(w.ctx, r, before+run.binding.copyInto(run.columns))
 	r.stop()
 	if err == nil && tag.RowsAffected() != int64(len(run.changes)) {
 		err = errRowsLeftOut
@@ -151,6 +174,7 @@ func (w *writing) copyIn(run *copyRun) error {
 		return &requestError{first, &copyError{run.binding, err}}
 	}
 	run.binding.setback = 0
+	w.sink.stats.runs.Add(1)
 	return nil
 }
 
@@ -174,7 +198,7 @@ func (w *writing) undoable(err error) int {
 		return -1
 	}
 	if g := &w.groups[w.tried]; req.change < g.from || req.change >= g.to || g.copies == nil {
-		return -1 // the savepoint is released, or in use no more
+		return -1
 	}
 	if !lasting(err) && !staleCatalog(err) {
 		return -1
@@ -189,12 +213,12 @@ func (w *writing) undoable(err error) int {
 // undo takes back what was applied of a group, so that send does it change by change.
 func (w *writing) undo(at int) error {
 	w.sink.tx.missing = w.missing
-	w.groups[at].copies, w.tried = nil, -1
-	w.open()
-	if err := w.q.run(-1, undoGroup); err != nil {
+	w.sink.stats.undone.Add(1)
+	w.groups[at].copies = nil
+	if err := w.pipe().run(-1, undoGroup); err != nil {
 		return err
 	}
-	return w.q.run(-1, releaseSavepoint)
+	return w.release()
 }
 
 // copyReader gives a run's rows in COPY's text format, encoded while they are sent.
