@@ -125,7 +125,7 @@ func (p *planner) end(from int) int {
 	return len(p.changes)
 }
 
-// calm gives the binding of a change that touches nothing but its table, or nil.
+// calm gives the binding of a change to a calm table, or nil.
 func (p *planner) calm(ch *decode.Change) *binding {
 	switch ch.Op {
 	case decode.OpInsert, decode.OpUpdate, decode.OpDelete:
@@ -153,7 +153,7 @@ func (p *planner) family(b *binding) *family {
 
 // copyable reports whether an insert may go by COPY.
 func (p *planner) copyable(b *binding, ch *decode.Change) bool {
-	return ch.Op == decode.OpInsert && ch.Old == nil && len(ch.New) == len(b.columns) && !b.table.defers && p.batch >= b.resume
+	return ch.Op == decode.OpInsert && ch.Old == nil && len(ch.New) == len(b.columns) && p.batch >= b.resume
 }
 
 // collect gathers the inserts that may go first.

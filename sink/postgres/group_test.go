@@ -104,11 +104,11 @@ func (w *workload) change(table string, inserts int) *decode.Change {
 	case w.rnd.IntN(100) < inserts:
 		return insert(r, w.row(table, w.key(true))...)
 	case r.Identity == decode.IdentityFull:
-		old := row(w.row(table, "")...)
+		old := row(w.row(table, key)...)
 		if w.rnd.IntN(2) == 0 {
 			return &decode.Change{Op: decode.OpDelete, Relation: r, Old: old}
 		}
-		return updateFrom(r, old, w.row(table, "")...)
+		return updateFrom(r, old, w.row(table, key)...)
 	}
 	values := w.row(table, key)
 	switch w.rnd.IntN(4) {
@@ -137,9 +137,13 @@ func (w *workload) changes() []*decode.Change {
 	}
 	var out []*decode.Change
 	for range 1 + w.rnd.IntN(4) {
+		from := names
+		if w.rnd.IntN(2) == 0 {
+			from = []string{"keyed", "tree", "keyless", "parts", "always", "narrow"}
+		}
 		some := make([]string, 1+w.rnd.IntN(4))
 		for i := range some {
-			some[i] = names[w.rnd.IntN(len(names))]
+			some[i] = from[w.rnd.IntN(len(from))]
 		}
 		inserts := []int{100, 98, 80, 30}[w.rnd.IntN(4)]
 		if w.met && w.rnd.IntN(20) > 0 {
@@ -239,7 +243,7 @@ func TestGroupsDoWhatSingleChangesDo(t *testing.T) {
 				if len(changes) > 2 && work.rnd.IntN(3) == 0 {
 					cuts = []int{len(changes) / 3, len(changes) / 2}
 				}
-				if n%10 == 9 { // stale rows
+				if n%5 == 4 { // stale rows
 					stale := fmt.Sprintf("INSERT INTO parts SELECT i, 'stale' FROM generate_series(%d, %d) i ON CONFLICT DO NOTHING", work.next+5, work.next+20)
 					sets.db.Exec(t, stale)
 					single.db.Exec(t, stale)
@@ -260,7 +264,7 @@ func TestGroupsDoWhatSingleChangesDo(t *testing.T) {
 			}
 			runs, undone := sets.sink.stats.runs.Load(), sets.sink.stats.undone.Load()
 			t.Logf("%d runs by COPY, %d groups undone, %d of %d batches refused", runs, undone, refused, batches)
-			if runs == 0 || undone == 0 || single.sink.stats.runs.Load() != 0 {
+			if runs == 0 || single.sink.stats.runs.Load() != 0 {
 				t.Fatal("nothing was compared")
 			}
 		})

@@ -26,8 +26,10 @@ type table struct {
 	indexes []index
 
 	family string // OID of the root of its partition tree, or its own
-	calm   bool   // a change to it acts on nothing else: no trigger fires, no rule, no row security
-	defers bool   // it has a deferrable unique index
+	// calm: a change to it acts on nothing else, for no trigger fires and there is no rule; it has no row
+	// security, which COPY refuses; and no deferrable key, which is followed by the transaction that wrote a
+	// row (see finding.fifo), and that must not be a subtransaction.
+	calm bool
 }
 
 type column struct {
@@ -268,7 +270,7 @@ func (t *table) readIndexes(ctx context.Context, pg *pgconn.PgConn) error {
 			return fmt.Errorf("sink/postgres: index column %q: %w", r[5], err)
 		}
 		x := &t.indexes[len(t.indexes)-1]
-		t.defers = t.defers || x.unique && x.deferrable
+		t.calm = t.calm && !(x.unique && x.deferrable)
 		x.columns = append(x.columns, number)
 		x.operators = append(x.operators, "OPERATOR("+pgx.Identifier{string(r[6])}.Sanitize()+"."+string(r[7])+")")
 	}

@@ -96,7 +96,9 @@ func TestRefusedRowAmongCopiedOnes(t *testing.T) {
 // its own rows only, and all of it commits or nothing.
 func TestGroupsInABigTransaction(t *testing.T) {
 	r := newRig(t, `CREATE TABLE t (k int PRIMARY KEY, v text); CREATE TABLE u (k int PRIMARY KEY, v text);
-		CREATE TABLE d (k int PRIMARY KEY DEFERRABLE, v text); INSERT INTO d VALUES (1, 'one'), (2, 'two'); INSERT INTO t VALUES (250, 'stale')`).nearby()
+		CREATE TABLE d (k int PRIMARY KEY DEFERRABLE, v text); INSERT INTO d VALUES (9, ''), (1, 'one'), (2, 'two'); DELETE FROM d WHERE k = 9;
+		INSERT INTO t VALUES (250, 'stale')`).nearby()
+	r.db.Exec(t, "VACUUM d") // so that the next row takes the first place, in front of those it could be taken for
 	kv, u, d := rel("t", "*k", "v"), rel("u", "*k", "v"), rel("d", "*k", "v")
 	r.more(inserts(kv, 0, 100)...)
 	r.more(inserts(kv, 100, 100)...)
@@ -104,14 +106,13 @@ func TestGroupsInABigTransaction(t *testing.T) {
 	r.more(append(inserts(kv, 200, 100), remove(u, "9", absent))...) // 250 is there
 	r.wantRuns(2, 1)
 	// Two rows swap keys: which of two has a key is told by the order in which the transaction wrote them.
-	r.more(append(inserts(u, 0, 100), update(d, "2", "two!"))...)
-	r.more(updateFrom(d, row("1", absent), "2", "one"), updateFrom(d, row("2", absent), "1", "two!"))
+	r.more(append(inserts(u, 0, 100), updateFrom(d, row("1", absent), "2", "one"), updateFrom(d, row("2", absent), "1", "two!"))...)
 	r.more(inserts(u, 100, 100)...)
 	r.want("SELECT count(*) FROM t", is("1"))
 	r.apply()
 	r.want("SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM u), (SELECT count(*) FROM t WHERE v = 'stale')", is("300", "200", "0"))
 	r.want("SELECT * FROM d ORDER BY k", is("1", "two!"), is("2", "one"))
-	if n := r.sink.Stats(); n.Changes != 504 || n.MissingRows != 1 || n.Transactions != 1 {
+	if n := r.sink.Stats(); n.Changes != 503 || n.MissingRows != 1 || n.Transactions != 1 {
 		t.Fatalf("%+v", n)
 	}
 	r.more(inserts(u, 1000, 100)...)
@@ -127,13 +128,12 @@ func TestGroupsInABigTransaction(t *testing.T) {
 func TestWhatActsKeepsOrder(t *testing.T) {
 	p := &planner{least: 2}
 	known := bindings{m: map[*decode.Relation]*binding{}}
-	table := func(name string, calm, defers bool) *decode.Relation {
+	table := func(name string, calm bool) *decode.Relation {
 		r := rel(name, "*k", "v")
-		known.m[r] = &binding{rel: r, columns: []*column{{}, {}}, table: &table{family: name, calm: calm, defers: defers}}
+		known.m[r] = &binding{rel: r, columns: []*column{{}, {}}, table: &table{family: name, calm: calm}}
 		return r
 	}
-	a, b, acts, defers := table("a", true, false), table("b", true, false), table("acts", false, false), table("defers", true, true)
-	leaf := table("leaf", true, false)
+	a, b, acts, leaf := table("a", true), table("b", true), table("acts", false), table("leaf", true)
 	known.m[leaf].table.family = "a"
 	for _, c := range []struct {
 		name    string
@@ -147,7 +147,6 @@ func TestWhatActsKeepsOrder(t *testing.T) {
 		{"inserts behind an update of their table stay", "aaAaa", []string{"aaAaa: 0 1"}},
 		{"too short", "aBb", []string{"aBb:"}},
 		{"a trigger fires", "aaxaa", []string{"aa: 0 1", "x:", "aa: 3 4"}},
-		{"deferrable", "dadada", []string{"dadada: 1 3 5"}},
 		{"truncate", "aaTaa", []string{"aa: 0 1", "T:", "aa: 3 4"}},
 		{"a message", "mama", []string{"mama: 1 3"}},
 		{"root and leaf are one: all or none", "aal", []string{"aal:"}},
@@ -158,7 +157,7 @@ func TestWhatActsKeepsOrder(t *testing.T) {
 	} {
 		var changes []*decode.Change
 		for _, l := range c.changes {
-			rels := map[rune]*decode.Relation{'a': a, 'c': a, 'b': b, 'x': acts, 'd': defers, 'l': leaf}
+			rels := map[rune]*decode.Relation{'a': a, 'c': a, 'b': b, 'x': acts, 'l': leaf}
 			switch l {
 			case 'A', 'B', 'L':
 				changes = append(changes, update(rels[l+'a'-'A'], "1", "x"))
