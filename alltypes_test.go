@@ -87,7 +87,7 @@ var allColumns = []column{
 		return fmt.Sprintf("%04d-%02d-%02d %02d:00:00.%06d+00%s", 1+r.IntN(4000), 1+r.IntN(12), 1+r.IntN(28), r.IntN(24), r.IntN(1e6), []string{"", " BC"}[r.IntN(2)])
 	}},
 	{"time", []string{"00:00:00", "24:00:00", "23:59:59.999999"}, nil}, {"timetz", []string{"00:00:00-15:59:59", "24:00:00+15:59", "12:34:56.789+00"}, nil},
-	{"interval", []string{"0", "1 year 2 mons -3 days 04:05:06.789", "178000000 years", "-2147483648 days", "-9223372036854775807 microseconds", "-1 mons +2 days -00:00:00.000001"}, func(r *rand.Rand) string {
+	{"interval", []string{"0", "1 year 2 mons -3 days 04:05:06.789", "178000000 years", "-2147483648 days", "-2147483647 seconds", "-1 mons +2 days -00:00:00.000001"}, func(r *rand.Rand) string {
 		return fmt.Sprintf("%d mons %d days %d microseconds", int32(r.Uint32()), int32(r.Uint32()), int64(r.Uint64()))
 	}},
 	{"interval day to second(2)", []string{"3 days 04:05:06.78"}, nil},
@@ -309,6 +309,8 @@ func TestEveryTypeArrivesEqual(t *testing.T) {
 	for _, db := range []*flotest.DB{p.src, p.dst, ruled} {
 		db.Exec(t, a.table(keyed, "PRIMARY KEY", ""))
 		db.Exec(t, a.table(full, "NOT NULL", ", REPLICA IDENTITY FULL"))
+		// From PostgreSQL 18 on such a table can't be updated while it is published without them.
+		db.Exec(t, fmt.Sprintf("ALTER TABLE %s DROP COLUMN gen", full))
 		db.Exec(t, `CREATE TABLE secret (masked text)`)
 	}
 	const fixed, random = 9, 15

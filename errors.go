@@ -46,6 +46,10 @@ var (
 	ErrPrivilege = errors.New("flo: privilege is missing")
 	// ErrSourceSettings: the source's version or settings (wal_level, for one) don't allow logical replication.
 	ErrSourceSettings = errors.New("flo: the source is not fit for logical replication")
+	// ErrTransactionTooLarge: a transaction is larger than WithStreamMaxBytes lets the stream be.
+	ErrTransactionTooLarge = errors.New("flo: transaction too large for the stream")
+	// ErrStopped: WaitFor was waiting when Run ended.
+	ErrStopped = errors.New("flo: Run has ended")
 	// ErrNATSClosed: the connection given by WithNATS or WithJetStream was closed by its owner.
 	ErrNATSClosed = errors.New("flo: NATS connection closed")
 	// ErrNotDrained: Run was stopped and could not finish what was under way within its bound, because
@@ -83,7 +87,7 @@ func fatal(err error) bool {
 	if errors.As(err, &se) {
 		return true
 	}
-	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrTables, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrFinished} {
+	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrTables, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrTransactionTooLarge, ErrFinished} {
 		if errors.Is(err, e) {
 			return true
 		}

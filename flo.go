@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,6 +34,8 @@ type Flo struct {
 	cfg        *config
 	replicator *Replicator
 	workers    []*Worker
+	running    atomic.Bool
+	ended      atomic.Pointer[error] // how the last Run ended; nil while it runs, or before
 }
 
 // New makes both halves: a replicator, and a worker for each sink. It validates all options, reports
@@ -64,17 +67,25 @@ func (f *Flo) Workers() []*Worker { return f.workers }
 // Run runs both halves until ctx ends, or (CopyOnly) all is applied, or one of them meets an error
 // that it can't retry; the others then stop too. When it returns, everything is drained and closed.
 func (f *Flo) Run(ctx context.Context) error {
+	if !f.running.CompareAndSwap(false, true) {
+		return ErrRunning
+	}
+	defer f.running.Store(false)
+	f.ended.Store(nil)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return f.replicator.Run(ctx) })
 	for _, w := range f.workers {
 		g.Go(func() error { return w.Run(ctx) })
 	}
-	return g.Wait()
+	err := g.Wait()
+	f.ended.Store(&err)
+	return err
 }
 
 // WaitFor returns when all registered workers of the group, in whatever process, have applied every
 // transaction that ended at or before lsn. It asks the replicator for an idle marker at once, so that it returns soon
-// on an idle source too. For lsn take the source's pg_current_wal_flush_lsn() after the commit.
+// on an idle source too. For lsn take the source's pg_current_wal_flush_lsn() after the commit. If Run of this Flo
+// has ended before that, so does WaitFor, with Run's error or ErrStopped.
 func (f *Flo) WaitFor(ctx context.Context, lsn LSN) error {
 	var link *link
 	defer func() {
@@ -119,6 +130,12 @@ func (f *Flo) WaitFor(ctx context.Context, lsn LSN) error {
 		}
 		if err == nil {
 			backoff.Reset()
+		}
+		if ended := f.ended.Load(); ended != nil {
+			if *ended != nil {
+				return fmt.Errorf("flo: waiting for %s: %w", lsn, *ended)
+			}
+			return fmt.Errorf("flo: waiting for %s: %w", lsn, ErrStopped)
 		}
 		if err := pollWait(ctx, waitForPoll); err != nil {
 			return fmt.Errorf("flo: waiting for %s: %w", lsn, err)

@@ -2,6 +2,7 @@ package flo_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"strconv"
@@ -326,4 +327,20 @@ func TestAStopIsOrderlyWhereverItComes(t *testing.T) {
 	p.catchUp(ctx)
 	p.equal(ctx)
 	stopped(r)
+}
+
+func TestWaitForEndsWhenRunEnds(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.start(ctx, flo.WithSink(p.sink()))
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'x')`)
+	p.catchUp(ctx)
+	waited := make(chan error, 1)
+	go func() { waited <- p.f.WaitFor(ctx, p.now()+1<<30) }()
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waited; !errors.Is(err, flo.ErrStopped) {
+		t.Fatalf("%v", err)
+	}
 }

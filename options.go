@@ -379,6 +379,10 @@ func (c *config) validateWorkers() {
 		seen[w.name] = true
 		if w.sink == nil {
 			c.bad("worker %q: the sink is nil", w.name)
+		} else if v := sink.As[sink.Validator](w.sink); v != nil {
+			if err := v.Validate(); err != nil {
+				c.bad("worker %q: %w", w.name, err)
+			}
 		}
 		if w.batchSize < 1 || w.batchSize > 1_000_000 {
 			c.bad("worker %q: WithBatchSize(%d): want 1 to 1000000 changes", w.name, w.batchSize)

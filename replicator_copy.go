@@ -88,6 +88,7 @@ func (s *replication) putCopy(ctx context.Context, table uint32, body []byte) er
 	if err := s.gate.waitCopy(ctx); err != nil {
 		return err
 	}
+	s.gate.add(len(body))
 	at := wire.Point{End: s.slot.Point}
 	b := pack.NewBatch(wire.Header{
 		Kind: wire.Copy, Session: s.id, Attempt: s.attempt, Start: s.start, Timeline: uint32(s.sys.Timeline), From: at, To: at,

@@ -50,7 +50,8 @@ type replication struct {
 	slot      *source.NewSlot // holds the snapshot until the copy has imported it
 
 	acked    ackedPositions
-	verified atomic.Uint64 // the last sequence that this session knows to be stored
+	verified atomic.Uint64              // the last sequence that this session knows to be stored
+	stored   atomic.Pointer[wire.Point] // where `changes` ends in the stream
 	gate     byteGate
 }
 

@@ -396,6 +396,7 @@ func (st *streaming) send(ctx context.Context) error {
 				return err
 			}
 		}
+		st.gate.add(len(b.Body()))
 		if err := st.pub.Publish(ctx, st.stream.ChangesSubject(), b.Messages(limit), b); err != nil {
 			return st.publisherError(err)
 		}
@@ -421,7 +422,9 @@ func (s *replication) onAck(token any, seq uint64) {
 	if !ok {
 		return // copied rows
 	}
-	s.acked.add(time.Now(), b.Header.To.End)
+	to := b.Header.To
+	s.stored.Store(&to)
+	s.acked.add(time.Now(), to.End)
 	s.r.status.published(b.Header.To.End, b.Changes)
 	s.acked.recycle(b)
 }

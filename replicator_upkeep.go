@@ -3,6 +3,7 @@ package flo
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -45,6 +46,9 @@ func (s *replication) upkeep(ctx context.Context) error {
 				s.log.WarnContext(ctx, "purging the stream failed", slog.Any("error", err))
 			}
 			s.writeRecord(ctx)
+		}
+		if err := s.tooLarge(ctx); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -104,6 +108,30 @@ func (s *replication) purge(ctx context.Context) error {
 		return s.stream.PurgeChanges(ctx, changes, verified)
 	}
 	return nil
+}
+
+// stallBound is how long a full stream may stand still, with nothing left to purge, within a transaction.
+const stallBound = 5 * time.Second
+
+// tooLarge reports a transaction that can't get into the stream: the stream is full, it ends within the
+// transaction, and all workers have finished what stands before it.
+func (s *replication) tooLarge(ctx context.Context) error {
+	at := s.stored.Load()
+	st := s.pub.Status()
+	if at == nil || !at.Open || st.State != bus.Stalled || time.Since(st.Since) < stallBound {
+		return nil
+	}
+	workers, err := s.store.Workers(ctx)
+	if err != nil || len(workers) == 0 {
+		return nil // asked again soon
+	}
+	for _, w := range workers {
+		if w.Checkpoint.End < at.End {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: transaction %s does not fit into a stream of %d bytes, of which %d changes are stored: raise WithStreamMaxBytes, and start again: it goes on where it stopped",
+		ErrTransactionTooLarge, at.LSN, s.r.cfg.maxBytes, at.Ordinal)
 }
 
 // copiedBy tells below which sequence a worker needs no copy messages any more.
@@ -168,6 +196,13 @@ func (g *byteGate) set(n int64) {
 		close(g.opened)
 		g.opened = nil
 	}
+}
+
+// add counts what is published between two readings.
+func (g *byteGate) add(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.bytes += int64(n)
 }
 
 func (g *byteGate) closed() bool {

@@ -2,8 +2,13 @@ package flo_test
 
 import (
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/decode"
@@ -50,7 +55,7 @@ func TestMaskExcludeWhereAndRouteMakeTheDestinationTheFilteredSource(t *testing.
 	const got = `SELECT customer_id, full_name, age, md5(note) FROM crm.customers ORDER BY 1`
 	list := []rules.Rule{
 		rules.Route("people", "crm.customers", rules.RenameColumn("id", "customer_id"), rules.RenameColumn("name", "full_name"), rules.PassTruncate()),
-		rules.Table("people", rules.Where(rules.Gte("age", 30)), rules.Mask("name"), rules.Exclude("ssn")),
+		rules.Table("people", rules.Where(rules.Gte("age", 30), rules.PassTruncate()), rules.Mask("name"), rules.Exclude("ssn")),
 	}
 	ctx := testContext(t)
 	p := newPipeline(t)
@@ -80,7 +85,7 @@ func TestWhereFollowsATableThatHasOnlyItsKeyAsOldRow(t *testing.T) {
 			p.src.Exec(t, `CREATE TABLE people (id int PRIMARY KEY, name varchar(5), age int)`)
 			p.dst.Exec(t, `CREATE TABLE people (id int `+unique+`, name varchar(5), age int)`)
 			p.src.Exec(t, `INSERT INTO people SELECT i, 'n' || i, i % 60 FROM generate_series(1, 500) i`)
-			p.start(ctx, flo.WithSink(p.sink()), flo.WithRules(rules.Where(rules.And(rules.Gte("age", 30), rules.Ne("age", 35)))))
+			p.start(ctx, flo.WithSink(p.sink()), flo.WithRules(rules.Where(rules.And(rules.Gte("age", 30), rules.Ne("age", 35)), rules.PassTruncate())))
 			const want, got = `SELECT * FROM people WHERE age >= 30 AND age <> 35 ORDER BY id`, `SELECT * FROM people ORDER BY id`
 			for _, sql := range churn {
 				sql = strings.NewReplacer("name || '日本'", "'日本'", "'late ' || i", "'late'").Replace(sql)
@@ -89,6 +94,51 @@ func TestWhereFollowsATableThatHasOnlyItsKeyAsOldRow(t *testing.T) {
 				p.wantRows(sql, want, got)
 			}
 		})
+	}
+}
+
+func TestWhereFollowsRandomChanges(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("FLO_TEST_SEED"); s != "" {
+		seed, _ = strconv.ParseUint(s, 10, 64)
+	}
+	t.Logf("FLO_TEST_SEED=%d", seed)
+	r := rand.New(rand.NewPCG(seed, 2))
+	ctx := testContext(t)
+	p := newPipeline(t)
+	const columns = ` (id int PRIMARY KEY, n int, at timestamptz, tag varchar(5))`
+	p.src.Exec(t, `CREATE TABLE by_key`+columns+`; CREATE TABLE by_row`+columns+`; ALTER TABLE by_row REPLICA IDENTITY FULL; ALTER TABLE by_row ADD note text`)
+	p.dst.Exec(t, `CREATE TABLE by_key`+columns+`; CREATE TABLE by_row`+columns+`; ALTER TABLE by_row ADD note text`)
+	p.start(ctx, flo.WithSink(p.sink()), flo.WithRules(rules.Where(rules.And(
+		rules.Or(rules.Gt("n", 50), rules.Eq("tag", "é")), rules.Lt("at", "2024-06-01T02:00:00+02:00")), rules.PassTruncate())))
+	const where = ` WHERE (n > 50 OR tag = 'é') AND at < '2024-06-01 00:00:00+00' ORDER BY id`
+	values := func(id string) string {
+		return fmt.Sprintf(`%s, nullif((random() * 100)::int, %d), nullif('2024-05-31 23:00:00+00'::timestamptz + random() * interval '2 h', NULL), nullif((ARRAY['é', 'e', '', 'x'])[1 + (random() * 3)::int], 'x')`, id, r.IntN(100))
+	}
+	p.src.Exec(t, fmt.Sprintf(`SELECT setseed(%f)`, r.Float64()))
+	for i := range 60 {
+		m, k := 2+r.IntN(7), r.IntN(7)
+		sql := []string{
+			fmt.Sprintf(`INSERT INTO %%[1]s (id, n, at, tag) SELECT %s FROM generate_series(%d, %d) i`, values("i"), i*100, i*100+r.IntN(60)),
+			fmt.Sprintf(`UPDATE %%[1]s SET (n, at, tag) = (SELECT n, at, tag FROM (SELECT %s) x (id, n, at, tag) WHERE %%[1]s.id IS NOT NULL) WHERE id %% %d = %d`, values("0"), m, k%m),
+			fmt.Sprintf(`UPDATE %%[1]s SET id = -id - 1, n = 100 - n WHERE id %% %d = %d AND NOT EXISTS (SELECT FROM %%[1]s y WHERE y.id = -%%[1]s.id - 1)`, m, k%m),
+			fmt.Sprintf(`DELETE FROM %%[1]s WHERE id %% %d = %d`, 10*m, k),
+			`UPDATE %[1]s SET tag = 'é' WHERE tag IS NULL`,
+		}[r.IntN(5)]
+		for _, table := range []string{"by_key", "by_row"} {
+			p.src.Exec(t, strings.ReplaceAll(strings.ReplaceAll(sql, "%[1]s", table), "%%", "%"))
+		}
+		if i%15 == 3 {
+			p.src.Exec(t, `UPDATE by_row SET note = (SELECT string_agg(md5((id * j)::text), '') FROM generate_series(1, 200) j) WHERE id % 20 = 0`)
+		}
+		if i%20 == 19 {
+			p.catchUp(ctx)
+			p.wantRows("by key", `SELECT * FROM by_key`+where, `SELECT * FROM by_key ORDER BY id`)
+			p.wantRows("by row", `SELECT id, n, at, tag, md5(note) FROM by_row`+where, `SELECT id, n, at, tag, md5(note) FROM by_row ORDER BY id`)
+		}
+	}
+	if p.dst.QueryString(t, `SELECT count(*) > 5 FROM by_key`) != "true" && p.dst.QueryString(t, `SELECT count(*) > 5 FROM by_key`) != "t" {
+		t.Error("hardly a row matched: the test shows little")
 	}
 }
 
@@ -137,10 +187,10 @@ func TestRulesThatDoNotFitStopTheWorkerBeforeItsFirstRow(t *testing.T) {
 		rule rules.Rule
 		want error
 	}{
-		"type":   {rules.Filter(rules.Gte("age", "old")), rules.ErrType},
+		"type":   {rules.Filter(rules.Gte("age", "old"), rules.DropTruncate()), rules.ErrType},
 		"column": {rules.Table("people", rules.Mask("nmae")), rules.ErrNoColumn},
 		"key":    {rules.Table("people", rules.Exclude("id")), rules.ErrKeyColumn},
-		"full":   {rules.Where(rules.Gte("age", 30)), rules.ErrNeedsFull},
+		"full":   {rules.Where(rules.Gte("age", 30), rules.PassTruncate()), rules.ErrNeedsFull},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := testContext(t)
@@ -158,37 +208,61 @@ func TestRulesThatDoNotFitStopTheWorkerBeforeItsFirstRow(t *testing.T) {
 	}
 }
 
-func TestATruncateUnderAFilterIsRefusedUnlessTheRulesSayWhatItMeans(t *testing.T) {
+func TestATruncateUnderAFilterDoesWhatTheRulesSay(t *testing.T) {
 	adult := rules.Gte("age", 18)
 	only := rules.Route("people", "public.people", rules.Only(decode.OpInsert, decode.OpUpdate, decode.OpDelete))
+	file, err := rules.Load(strings.NewReader(`tables: {people: [{type: filter, column: age, parameters: {operator: gte, value: 18}, operations: [INSERT, UPDATE]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		rules []rules.Rule
-		left  string // rows at the destination; "" if the worker stops
+		left  string // rows at the destination
 	}{
-		"not said":          {[]rules.Rule{rules.Filter(adult)}, ""},
 		"passes":            {[]rules.Rule{rules.Filter(adult, rules.PassTruncate())}, "1"},
 		"dropped":           {[]rules.Rule{rules.Filter(adult, rules.DropTruncate())}, "2"},
 		"dropped by route":  {[]rules.Rule{rules.Filter(adult), only}, "2"},
+		"dropped in a file": {file, "2"},
 		"not the filter's":  {[]rules.Rule{rules.On(rules.Filter(adult), decode.OpInsert)}, "1"},
 		"no filter, no say": {[]rules.Rule{rules.Mask("name")}, "1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := testContext(t)
 			p := newPipeline(t, `CREATE TABLE people (id int PRIMARY KEY, name text, age int)`)
-			r := p.launch(ctx, flo.WithSink(p.sink(postgres.WithMissingRowsCounted())), flo.WithRules(c.rules...))
+			p.launch(ctx, flo.WithSink(p.sink(postgres.WithMissingRowsCounted())), flo.WithRules(c.rules...))
 			p.src.Exec(t, `INSERT INTO people VALUES (1, 'x', 20)`)
 			p.catchUp(ctx)
 			p.src.Exec(t, `BEGIN; TRUNCATE people; INSERT INTO people VALUES (2, 'y', 20); COMMIT`)
-			if c.left == "" {
-				wantStop(t, r.ends(ctx), rules.ErrTruncate, "public.people", "PassTruncate", "DropTruncate")
-				return
-			}
 			p.catchUp(ctx)
 			if n := p.dst.QueryString(t, `SELECT count(*) FROM people`); n != c.left {
 				t.Errorf("%s rows, want %s", n, c.left)
 			}
 		})
 	}
+}
+
+func TestAFilterThatDoesNotSayWhatATruncateMeansIsRefusedAtTheStart(t *testing.T) {
+	filter := rules.Filter(rules.Gte("age", 18))
+	words := []string{"people", `Filter("age" >= "18")`, "PassTruncate()", "DropTruncate()"}
+	t.Run("by New", func(t *testing.T) {
+		p := newPipeline(t)
+		_, err := flo.New(p.options(flo.WithSink(p.sink()), flo.WithRules(rules.Table("people", filter)))...)
+		wantStop(t, err, rules.ErrTruncate, words...)
+	})
+	t.Run("when the table is met", func(t *testing.T) { // only then is it known that the route is another table's
+		ctx := testContext(t)
+		p := newPipeline(t, `CREATE TABLE people (id int PRIMARY KEY, name text, age int)`, `CREATE TABLE orders (id int PRIMARY KEY)`)
+		p.src.Exec(t, `INSERT INTO people VALUES (1, 'x', 20); INSERT INTO orders VALUES (1)`)
+		err := p.launch(ctx, flo.WithSink(p.sink()), flo.WithRules(filter, rules.Route("orders", "orders", rules.DropTruncate()))).ends(ctx)
+		wantStop(t, err, rules.ErrTruncate, words...)
+		var bind *rules.BindError
+		if !errors.As(err, &bind) || bind.Table.Name != "people" {
+			t.Error(err)
+		}
+		if n := p.dst.QueryString(t, `SELECT (SELECT count(*) FROM people) + (SELECT count(*) FROM orders)`); n != "0" {
+			t.Errorf("%s rows were written", n)
+		}
+	})
 }
 
 func TestARouteAloneLeavesTheCopyUnparsed(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -109,6 +110,9 @@ func (f *feed) copyBegin(ctx context.Context, seq uint64, h *wire.Header, rec wi
 	a.tables[cb.Table] = &copyTable{in: rel, binding: b, table: sink.CopyTable{Relation: b.Out, Source: cb.Table, Attempt: cb.Attempt, Point: cb.Point, Filtered: b.Copied != nil}}
 	if len(a.tables) < a.start.Copies {
 		return nil
+	}
+	if unmet := f.rules.Unmet(); len(unmet) > 0 && cb.Attempt == 1 { // the first one has all tables
+		f.log.WarnContext(ctx, "rules name tables that are not copied: are they spelt as at the source?", slog.Any("tables", unmet))
 	}
 	f.status.set(PhaseCopying)
 	err = f.drain(ctx, a)

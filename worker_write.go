@@ -93,6 +93,8 @@ func (s *working) sinkError(b *batch, err error) error {
 	var rej *sink.RejectError
 	if errors.As(err, &rej) && rej.Index >= 0 && rej.Index < len(b.Changes) {
 		i = rej.Index
+	} else if n := len(b.Changes); n > 1 {
+		e.Err = fmt.Errorf("the batch of %d changes that begins here: %w", n, err)
 	}
 	e.locate(b.Changes[i])
 	return e

@@ -23,9 +23,15 @@ func Bind(rules []Rule, in *decode.Relation) (out *decode.Relation, f Func, err 
 	return b.Out, b.Func, nil
 }
 
-// Validate reports all that is wrong with rules before any table is known; each error wraps
-// ErrInvalidRule. A rule may have a Validate method of its own.
+// Validate reports all that is wrong with a list of rules before any table is known; each error wraps
+// ErrInvalidRule, and ErrTruncate too if neither the rule nor a Route in the list says what a TRUNCATE
+// means. A rule may have a Validate method of its own.
 func Validate(rules ...Rule) error {
+	return errors.Join(validateEach(rules), validateRoutes(rules), validateTruncates(rules))
+}
+
+// validateEach validates rules without a look at the list that they stand in.
+func validateEach(rules []Rule) error {
 	var errs []error
 	for i, r := range rules {
 		if r == nil {
@@ -36,7 +42,6 @@ func Validate(rules ...Rule) error {
 			errs = append(errs, v.Validate())
 		}
 	}
-	errs = append(errs, validateRoutes(rules))
 	return errors.Join(errs...)
 }
 

@@ -17,6 +17,8 @@ type Binder struct {
 	bound  map[*decode.Relation]*Binding
 	meet   map[decode.Name][]arrival // by destination
 	by     map[*routeRule]decode.Name
+	tables []*tableRule // named without wildcards
+	met    map[*tableRule]bool
 }
 
 // Binding is a relation as the rules leave it.
@@ -41,7 +43,7 @@ const maxBindings = 10_000
 
 // NewBinder takes a list of rules. Routes may stand anywhere in it, but not within Table or On.
 func NewBinder(rules []Rule) *Binder {
-	b := &Binder{bound: map[*decode.Relation]*Binding{}, meet: map[decode.Name][]arrival{}, by: map[*routeRule]decode.Name{}}
+	b := &Binder{bound: map[*decode.Relation]*Binding{}, meet: map[decode.Name][]arrival{}, by: map[*routeRule]decode.Name{}, met: map[*tableRule]bool{}}
 	for _, r := range rules {
 		if route := routeOf(r); route != nil {
 			b.routes = append(b.routes, route)
@@ -49,14 +51,19 @@ func NewBinder(rules []Rule) *Binder {
 			b.rules = append(b.rules, r)
 		}
 	}
+	b.tables = exactTables(b.rules)
 	return b
 }
 
 // Bind gives the binding of a relation, made the first time that it is asked for. The error is a
-// *BindError, or that of a rule of yours.
+// *BindError, or that of a rule of yours. A table whose rules do not say what a TRUNCATE of it means is
+// refused here (ErrTruncate), before its first row is written and not when the TRUNCATE comes.
 func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 	if known := b.bound[in]; known != nil {
 		return known, nil
+	}
+	for _, t := range b.tables {
+		b.met[t] = b.met[t] || t.matches(in)
 	}
 	all, err := bindAll(b.rules, scope{in: in})
 	if err != nil {
@@ -82,6 +89,9 @@ func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 		}
 		break
 	}
+	if err := all.truncate.refusal(in.Qualified()); err != nil {
+		return nil, err
+	}
 	settled = settled || filtered.mode != passTruncate
 	if err := b.arrive(in, all.out.Qualified(), settled); err != nil {
 		return nil, err
@@ -95,6 +105,37 @@ func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 	binding := &Binding{Out: all.out, Func: chain(all.steps), Copied: chain(copied(all.steps)), truncate: all.truncate}
 	b.bound[in] = binding
 	return binding, nil
+}
+
+// Unmet gives the tables that rules name without wildcards and that Bind has not seen: after all tables
+// have been bound, most likely spelling mistakes, by which data passes as it is.
+func (b *Binder) Unmet() []string {
+	var names []string
+	for _, t := range b.tables {
+		if !b.met[t] && !slices.Contains(names, t.text) {
+			names = append(names, t.text)
+		}
+	}
+	return names
+}
+
+// exactTables gives the tables that rules name without wildcards.
+func exactTables(rules []Rule) []*tableRule {
+	var out []*tableRule
+	for _, r := range rules {
+		switch r := r.(type) {
+		case *locatedRule:
+			out = append(out, exactTables([]Rule{r.rule})...)
+		case *onRule:
+			out = append(out, exactTables([]Rule{r.rule})...)
+		case *tableRule:
+			if r.exact {
+				out = append(out, r)
+			}
+			out = append(out, exactTables(r.rules)...)
+		}
+	}
+	return out
 }
 
 // copied leaves out the steps that never run for an insert.
@@ -129,7 +170,7 @@ func (b *Binder) arrive(in *decode.Relation, to decode.Name, settled bool) error
 	same := func(a arrival) bool { return a.source == source || a.oid == in.OID && in.OID != 0 }
 	for _, a := range list {
 		if !same(a) && (!a.settled || !settled) {
-			return &BindError{"Route", source, fmt.Errorf("%w: it meets %s at %s, and a TRUNCATE of one would empty both: give both a Route with Only, PassTruncate or DropTruncate", ErrAmbiguous, a.source, to)}
+			return &BindError{"Route", source, fmt.Errorf("%w: it meets %s at %s: %w: that of one would empty both: give both a Route with Only, PassTruncate or DropTruncate", ErrAmbiguous, a.source, to, ErrTruncate)}
 		}
 	}
 	if !slices.ContainsFunc(list, same) {
@@ -160,7 +201,7 @@ func validateRoutes(rules []Rule) error {
 		}
 		to := decode.Name{Schema: schema, Name: route.table.text}
 		if other := meet[to]; other != nil {
-			errs = append(errs, fmt.Errorf("rules: %w: %s and %s meet: say by Only, PassTruncate or DropTruncate in both what a TRUNCATE of one of them means", ErrInvalidRule, other, route))
+			errs = append(errs, fmt.Errorf("rules: %w: %s and %s meet: %w: say by Only, PassTruncate or DropTruncate in both what that of one of them means", ErrInvalidRule, other, route, ErrTruncate))
 		}
 		meet[to] = route
 	}

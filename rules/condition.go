@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"regexp"
@@ -89,7 +90,7 @@ func IsNull(column string) Condition { return Condition{op: opIsNull, column: co
 func And(all ...Condition) Condition { return Condition{op: opAnd, subs: slices.Clone(all)} }
 
 // Or is true where one of the conditions is.
-func Or(any ...Condition) Condition { return Condition{op: opOr, subs: slices.Clone(any)} }
+func Or(some ...Condition) Condition { return Condition{op: opOr, subs: slices.Clone(some)} }
 
 // Not is true where c is false; where c is unknown, so is Not.
 func Not(c Condition) Condition { return Condition{op: opNot, subs: []Condition{c}} }
@@ -346,9 +347,9 @@ func (c Condition) textTest(col *decode.Column, cmp *comparer) (func([]byte) (bo
 		}
 		return func(text []byte) (bool, error) { return re.Match(trim(text)), nil }, nil
 	}
-	part := l.text
+	part := []byte(l.text)
 	if t := baseOf(col.Type); t.Name == "citext" {
-		part = strings.ToLower(part)
+		part = bytes.ToLower(part)
 	}
-	return func(text []byte) (bool, error) { return strings.Contains(string(cmp.plain(text)), part), nil }, nil
+	return func(text []byte) (bool, error) { return bytes.Contains(cmp.plain(text), part), nil }, nil
 }

@@ -86,6 +86,8 @@ func kinds() []kind {
 		text("t", "text", decode.BuiltinType(25)),
 		text("v", "varchar(20)", decode.BuiltinType(1043)),
 		text("c", "char(6)", decode.BuiltinType(1042)),
+		{"ci", "citext", &decode.Type{Schema: "public", Name: "citext", Extension: "citext"}, []string{"", "a", "A", "é", "日本", "A b"}, randomText,
+			`lower(%[1]s::text) COLLATE "C" %[2]s lower(%[3]s)`, false},
 		text("d", "short_text", &decode.Type{Schema: "public", Name: "short_text", Kind: decode.DomainType, Elem: decode.BuiltinType(25)}),
 		{"e", "mood", &decode.Type{Schema: "public", Name: "mood", Kind: decode.EnumType, Labels: []string{"sad", "ok", "happy", "Ünique"}}, []string{"sad", "ok", "happy", "Ünique"},
 			func(r *rand.Rand) string { return pick(r, "sad", "ok", "happy", "Ünique") }, plain, false},
@@ -158,7 +160,7 @@ func condition(r *rand.Rand, all []kind, depth int) (rules.Condition, string) {
 const settings = `SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 3; SET bytea_output = 'hex'; SET client_encoding = 'UTF8'`
 
 func fill(t *testing.T, db *flotest.DB, r *rand.Rand, all []kind, rows int) {
-	db.Exec(t, `CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy', 'Ünique'); CREATE DOMAIN short_text AS text`)
+	db.Exec(t, `CREATE EXTENSION citext; CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy', 'Ünique'); CREATE DOMAIN short_text AS text`)
 	columns := []string{"id int PRIMARY KEY"}
 	for _, k := range all {
 		columns = append(columns, k.column+" "+k.sql)
@@ -233,7 +235,7 @@ func TestConditionsAgreeWithPostgreSQL(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", sql, err)
 		}
-		_, f, err := rules.Bind([]rules.Rule{rules.Filter(c)}, rel)
+		_, f, err := rules.Bind([]rules.Rule{rules.Filter(c, rules.DropTruncate())}, rel)
 		if err != nil {
 			t.Fatalf("%s: %v", sql, err)
 		}

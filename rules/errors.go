@@ -21,7 +21,8 @@ var (
 	ErrNeedsFull = errors.New("table needs REPLICA IDENTITY FULL")
 	// ErrUndecided: a change does not hold the value that a condition reads.
 	ErrUndecided = errors.New("the condition cannot be decided")
-	// ErrTruncate: a table was truncated, and its rules do not say what that means at the destination.
+	// ErrTruncate: a table's rules filter it, or take several tables into one, and do not say what a
+	// TRUNCATE of it means at the destination. It is known at the start: no TRUNCATE needs to come.
 	ErrTruncate = errors.New("TRUNCATE refused")
 	// ErrAmbiguous: a route could mean more than one table, or tables meet at one destination without
 	// a word on what a TRUNCATE of one of them means.

@@ -110,7 +110,7 @@ func ExampleCast() {
 
 // Each change by itself.
 func ExampleFilter() {
-	rich := rules.Filter(rules.And(rules.Gte("balance", "1000.00"), rules.Lt("opened", "2000-01-01T00:00:00+01:00")))
+	rich := rules.Filter(rules.And(rules.Gte("balance", "1000.00"), rules.Lt("opened", "2000-01-01T00:00:00+01:00")), rules.DropTruncate())
 	try([]rules.Rule{rich},
 		insert("1", "Grace", "1000", "1999-12-31 22:59:59+00"),
 		insert("2", "Ada", "999.99999999999999999999", "1843-01-01 00:00:00+00"),
@@ -122,10 +122,20 @@ func ExampleFilter() {
 	// dropped
 }
 
+// What a TRUNCATE means can't be guessed, so it has to be said.
+func ExampleDropTruncate() {
+	condition := rules.Gte("balance", 1000)
+	try([]rules.Rule{rules.Filter(condition)})
+	try([]rules.Rule{rules.Filter(condition, rules.DropTruncate())}, insert("1", "Grace", "1000", "1999-12-31 22:59:59+00"))
+	// Output:
+	// rules: Filter("balance" >= "1000") cannot be used for table public.accounts: TRUNCATE refused: passed on, it could empty more than the rule let through; left out, rows stay that the source has no more: give the rule PassTruncate() (empty the destination) or DropTruncate() (leave the TRUNCATE out), or say it in the table's Route, by one of these or Only
+	// insert public.accounts [1 Grace 1000 1999-12-31 22:59:59+00]
+}
+
 // The destination has what SELECT … WHERE balance >= 1000 gives at the source.
 func ExampleWhere() {
 	row := func(balance string) decode.Row { return account("1", "Grace", balance, "1986-08-14 00:00:00+00") }
-	try([]rules.Rule{rules.Where(rules.Gte("balance", 1000))},
+	try([]rules.Rule{rules.Where(rules.Gte("balance", 1000), rules.PassTruncate())},
 		update(row("10"), row("20")),
 		update(row("20"), row("1000")),
 		update(row("1000"), row("2000")),

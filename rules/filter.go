@@ -14,8 +14,12 @@ import (
 // A delete whose old row has only the key is dropped, unless the key alone decides or AllowEmptyDeletes
 // is given. An update that left a large value in place, so that PostgreSQL did not send it, stops the
 // worker with ErrUndecided where that value decides: give the table REPLICA IDENTITY FULL, or
-// PassUnchanged or DropUnchanged. A TRUNCATE is an ErrTruncate when it comes, unless PassTruncate or
-// DropTruncate is given, the table's Route says so, or the filter is within On: then it passes by.
+// PassUnchanged or DropUnchanged.
+//
+// What a TRUNCATE means has to be said, by PassTruncate or DropTruncate, by the table's Route, or by an On
+// without decode.OpTruncate around the filter, which lets it pass by. Otherwise the rule is refused at
+// start (ErrTruncate): passed on, a TRUNCATE empties the destination of more than the filter's rows where
+// tables meet, and of rows that the filter has kept; left out, rows stay that the source has no more.
 //
 // Tables that have none of the columns are left alone, unless Table names them exactly.
 func Filter(c Condition, opts ...FilterOption) Rule {
@@ -113,7 +117,7 @@ func (r *filterRule) bind(s scope) (bound, error) {
 	case r.truncate != nil:
 		b.truncate.mode = *r.truncate
 	default:
-		b.truncate = truncation{refuseTruncate, r.String() + " does not say what becomes of the rows that it let through"}
+		b.truncate = truncation{refuseTruncate, r.String()}
 	}
 	return b, nil
 }

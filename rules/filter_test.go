@@ -100,7 +100,7 @@ func TestFilterDropsWhatDoesNotMatch(t *testing.T) {
 		{"unchanged passes", key, label, []rules.FilterOption{rules.PassUnchanged()}, upd, "", "1|6|~", false, true, nil},
 		{"unchanged is dropped", key, label, []rules.FilterOption{rules.DropUnchanged()}, upd, "", "1|6|~", false, false, nil},
 	} {
-		_, f := mustBind(t, item(tText, c.identity), rules.Filter(c.cond, c.opts...))
+		_, f := mustBind(t, item(tText, c.identity), rules.Filter(c.cond, append(c.opts, rules.DropTruncate())...))
 		got, err := run(t, f, c.op, c.old, c.new, c.oldKey)
 		if (got.op != 0) != c.keep || !errors.Is(err, c.err) || c.keep && got.op != c.op {
 			t.Errorf("%s: %+v, %v", c.what, got, err)
@@ -146,7 +146,7 @@ func TestWhereKeepsTheDestinationEqualToTheFilteredSource(t *testing.T) {
 		if c.identity == key {
 			label = decode.BuiltinType(2950) // uuid: never out of line
 		}
-		_, f := mustBind(t, item(label, c.identity), rules.Where(c.cond))
+		_, f := mustBind(t, item(label, c.identity), rules.Where(c.cond, rules.PassTruncate()))
 		got, err := run(t, f, c.op, c.old, c.new, c.oldKey)
 		if err != nil || got != c.want {
 			t.Errorf("%s: got %+v, want %+v; %v", c.what, got, c.want, err)
@@ -173,7 +173,7 @@ func TestWhereNeedsFullWhereAnUpdateMayLeaveValuesOut(t *testing.T) {
 	} {
 		in := item(tText, decode.IdentityDefault)
 		in.Columns[2] = c.col
-		where := rules.Where(rules.Eq("qty", 1))
+		where := rules.Where(rules.Eq("qty", 1), rules.PassTruncate())
 		_, _, err := rules.Bind([]rules.Rule{where}, in)
 		if errors.Is(err, rules.ErrNeedsFull) != c.needs || err != nil && !c.needs {
 			t.Errorf("%s(%d): %v", c.col.Type.Name, c.col.Modifier, err)
@@ -217,7 +217,7 @@ func TestWhatCannotBeComparedIsAnErrorAtBind(t *testing.T) {
 		{tText, rules.Eq("lable", "x"), ""}, // the table is not named exactly
 		{tText, rules.And(rules.Eq("qty", 1), rules.Eq("lable", "x")), "no such column"},
 	} {
-		_, _, err := rules.Bind([]rules.Rule{rules.Filter(c.cond)}, item(c.typ, decode.IdentityDefault))
+		_, _, err := rules.Bind([]rules.Rule{rules.Filter(c.cond, rules.DropTruncate())}, item(c.typ, decode.IdentityDefault))
 		switch {
 		case c.want == "" && err != nil:
 			t.Errorf("%s: %v", c.cond, err)
@@ -226,7 +226,7 @@ func TestWhatCannotBeComparedIsAnErrorAtBind(t *testing.T) {
 		}
 	}
 	for _, c := range []rules.Condition{{}, rules.And(), rules.In("a"), rules.Eq("", 1), rules.Eq("a", nil), rules.Eq("a", struct{}{}), rules.Matches("a", "("), rules.Not(rules.Condition{})} {
-		if err := rules.Validate(rules.Filter(c)); !errors.Is(err, rules.ErrInvalidRule) {
+		if err := rules.Validate(rules.Filter(c, rules.DropTruncate())); !errors.Is(err, rules.ErrInvalidRule) {
 			t.Errorf("%s: %v", c, err)
 		}
 	}
@@ -234,7 +234,7 @@ func TestWhatCannotBeComparedIsAnErrorAtBind(t *testing.T) {
 
 func TestHostilePatternsEnd(t *testing.T) {
 	long := strings.Repeat("a", 20_000) + "!"
-	for _, r := range []rules.Rule{rules.Filter(rules.Matches("label", "^(a+)+$")), rules.Regex("label", "^(a|a?)+$", "x")} {
+	for _, r := range []rules.Rule{rules.Filter(rules.Matches("label", "^(a+)+$"), rules.DropTruncate()), rules.Regex("label", "^(a|a?)+$", "x")} {
 		_, f := mustBind(t, item(tText, decode.IdentityDefault), r)
 		if _, err := run(t, f, ins, "", "1|1|"+long, false); err != nil {
 			t.Error(err)

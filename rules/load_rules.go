@@ -8,6 +8,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/names"
 )
 
@@ -25,6 +26,9 @@ import (
 //	      allow_empty_deletes: true
 //	    - type: exclude_column
 //	      columns: [ssn, salary]
+//
+// A TRUNCATE of a table that a filter or where of the file has is left out, as pg_flo leaves all of them
+// out, whatever operations says; truncate: pass hands it on, and a Route has the last word.
 //
 // docs/rules.md has all fields. Unknown fields are errors, so that a misspelt one never lets data pass.
 // All errors are given at once; each is a *LoadError with file, line, table and column, and wraps
@@ -107,6 +111,9 @@ func (f *file) rule(n *yaml.Node) []Rule {
 	f.boolean(fields["allow_empty_deletes"], "allow_empty_deletes")
 	if ops := fields["operations"]; ops != nil {
 		list := f.operations(ops)
+		if kind == "filter" || kind == "where" { // they have a word on TRUNCATE of their own
+			list = append(list, decode.OpTruncate)
+		}
 		for i, r := range out {
 			out[i] = On(r, list...)
 		}
@@ -262,7 +269,7 @@ func (f *file) filters(n *yaml.Node, kind string, columns []string, fields map[s
 			opts = append(opts, DropUnchanged())
 		}
 	}
-	opts = append(opts, f.truncate(fields["truncate"])...)
+	opts = append(opts, f.truncate(fields["truncate"]))
 	var out []Rule
 	for _, c := range conditions {
 		if kind == "where" {
@@ -274,17 +281,12 @@ func (f *file) filters(n *yaml.Node, kind string, columns []string, fields map[s
 	return out
 }
 
-func (f *file) truncate(n *yaml.Node) []FilterOption {
-	if n == nil {
-		return nil
+// truncate gives DropTruncate where the file has no word on it: pg_flo ignores every TRUNCATE.
+func (f *file) truncate(n *yaml.Node) FilterOption {
+	if n != nil && f.word(n, "truncate", "pass", "drop") == "pass" {
+		return PassTruncate()
 	}
-	switch f.word(n, "truncate", "pass", "drop") {
-	case "pass":
-		return []FilterOption{PassTruncate()}
-	case "drop":
-		return []FilterOption{DropTruncate()}
-	}
-	return nil
+	return DropTruncate()
 }
 
 // conditions reads what a filter asks: an operator, for each of the columns, or a tree of conditions.

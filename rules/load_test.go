@@ -110,6 +110,55 @@ func TestFilterFilesDropKeyOnlyDeletesUnlessAllowed(t *testing.T) {
 	}
 }
 
+func TestATruncateUnderAFilterOfAFileIsLeftOut(t *testing.T) {
+	in := person(decode.IdentityFull)
+	pass, err := rules.LoadRoutes(strings.NewReader("users: {source_table: users, operations: [INSERT, TRUNCATE]}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const filter = "{type: filter, column: age, parameters: {operator: gte, value: 18}"
+	const where = "{type: where, column: age, parameters: {operator: gte, value: 18}"
+	for _, c := range []struct {
+		rule string
+		more []rules.Rule
+		keep bool
+	}{
+		{filter + "}", nil, false},
+		{where + "}", nil, false},
+		{filter + ", operations: [INSERT, UPDATE, DELETE]}", nil, false},
+		{filter + ", operations: [INSERT, TRUNCATE]}", nil, false},
+		{filter + ", truncate: drop, operations: [INSERT]}", nil, false},
+		{filter + ", truncate: pass}", nil, true},
+		{where + ", truncate: pass, operations: [INSERT]}", nil, true},
+		{filter + "}", pass, true},
+		{"{type: exclude_column, column: age}", nil, true},
+	} {
+		list := append(load(t, "tables:\n  users:\n    - "+c.rule+"\n"), c.more...)
+		if err := rules.Validate(list...); err != nil {
+			t.Errorf("%s: %v", c.rule, err)
+		}
+		_, keep, err := rules.NewBinder(list).Truncate(&decode.Truncate{Relations: []*decode.Relation{in}})
+		if err != nil || keep != c.keep {
+			t.Errorf("%s: %v, %v", c.rule, keep, err)
+		}
+	}
+	// The operations still say for which rows the filter is.
+	_, f := mustBind(t, in, load(t, "tables:\n  users:\n    - "+filter+", operations: [INSERT]}\n")...)
+	const child = "1|a|b|3|c|1|2|3|4"
+	for op, kept := range map[decode.Op]bool{ins: false, upd: true, del: true} {
+		old, new := child, child
+		if op == ins {
+			old = ""
+		}
+		if op == del {
+			new = ""
+		}
+		if got, err := run(t, f, op, old, new, false); err != nil || (got.op == op) != kept {
+			t.Errorf("%s: %+v, %v", op, got, err)
+		}
+	}
+}
+
 func TestFurtherFieldsOfRulesFiles(t *testing.T) {
 	rs := load(t, `
 tables:
@@ -317,4 +366,24 @@ func FuzzLoad(f *testing.F) {
 			_, _, _ = rules.Bind(rs, person(decode.IdentityDefault))
 		}
 	})
+}
+
+func TestTheFilesInTheDocumentationLoad(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "docs", "rules.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(page), "```yaml\n")[1:]
+	if len(blocks) != 2 {
+		t.Fatalf("%d files, want one of rules and one of routes", len(blocks))
+	}
+	for i, read := range []func(s string) ([]rules.Rule, error){
+		func(s string) ([]rules.Rule, error) { return rules.Load(strings.NewReader(s)) },
+		func(s string) ([]rules.Rule, error) { return rules.LoadRoutes(strings.NewReader(s)) },
+	} {
+		text, _, _ := strings.Cut(blocks[i], "```")
+		if list, err := read(text); err != nil || len(list) == 0 {
+			t.Errorf("%d rules: %v", len(list), err)
+		}
+	}
 }

@@ -22,7 +22,7 @@ func (r *locatedRule) locate(err error) error {
 }
 
 // Validate implements the optional method that Validate looks for.
-func (r *locatedRule) Validate() error { return r.locate(Validate(r.rule)) }
+func (r *locatedRule) Validate() error { return r.locate(validateEach([]Rule{r.rule})) }
 
 // Bind implements Rule.
 func (r *locatedRule) Bind(in *decode.Relation) (*decode.Relation, Func, error) {

@@ -43,7 +43,7 @@ func (r *onRule) Validate() error {
 			return fmt.Errorf("rules: %w: On: operation %d is unknown", ErrInvalidRule, op)
 		}
 	}
-	return errors.Join(noRoute(r.rule), Validate(r.rule))
+	return errors.Join(noRoute(r.rule), validateEach([]Rule{r.rule}))
 }
 
 // Bind implements Rule.
@@ -55,15 +55,19 @@ func (r *onRule) bind(s scope) (bound, error) {
 	if err := r.Validate(); err != nil {
 		return bound{}, err
 	}
+	if s.ops = r.within(s.ops); s.ops == 0 { // within another On that shares no operation: never runs
+		return s.unchanged(), nil
+	}
+	return bindOne(r.rule, s)
+}
+
+// within gives the rule's operations that are among those of the rules around it; here 0 means none.
+func (r *onRule) within(around opSet) opSet {
 	var ops opSet
 	for _, op := range r.ops {
-		if s.ops.has(op) {
+		if around.has(op) {
 			ops |= 1 << op
 		}
 	}
-	if ops == 0 { // within another On that shares no operation: never runs
-		return s.unchanged(), nil
-	}
-	s.ops = ops
-	return bindOne(r.rule, s)
+	return ops
 }

@@ -139,7 +139,7 @@ func (r *routeRule) Validate() error {
 	case r.limited && r.ops == 0:
 		return fail("Only needs an operation")
 	case r.merges() && !r.settled():
-		return fail("it may take several tables into one: say by Only, PassTruncate or DropTruncate what a TRUNCATE of one of them means")
+		return fail("it may take several tables into one: %w: say by Only, PassTruncate or DropTruncate what that of one of them means", ErrTruncate)
 	}
 	for i, c := range r.columns {
 		for _, name := range []string{c.source, c.destination} {
@@ -195,7 +195,7 @@ func (r *routeRule) apply(out *decode.Relation, m *routeMatch) (bound, error) {
 		return bound{}, err
 	}
 	if m.meant != m.in.Qualified() && !r.settled() {
-		return fail(fmt.Errorf("%w: it takes all partitions of %s into one table: say by Only, PassTruncate or DropTruncate what a TRUNCATE of one of them means", ErrAmbiguous, m.meant))
+		return fail(fmt.Errorf("%w: it takes all partitions of %s into one table: %w: say by Only, PassTruncate or DropTruncate what that of one of them means", ErrAmbiguous, m.meant, ErrTruncate))
 	}
 	to := *out
 	for part, d := range map[*string]destination{&to.Schema: r.schema, &to.Name: r.table} {

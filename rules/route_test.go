@@ -144,6 +144,7 @@ func TestTruncateIsWhatTheRulesMakeOfIt(t *testing.T) {
 		"all left out":         {[]rules.Rule{rules.Route("p", "q", rules.DropTruncate()), rules.Route("a", "a", rules.DropTruncate())}, "", false},
 		"filtered":             {[]rules.Rule{filter}, "!", false},
 		"the route says":       {[]rules.Rule{filter, rules.Route("*", "*.*", rules.PassTruncate())}, "public.a public.b public.c", true},
+		"no such columns":      {[]rules.Rule{rules.Filter(rules.Eq("none", "x"))}, "public.a public.b public.c", true},
 		"a limited filter":     {[]rules.Rule{rules.On(filter, ins, upd, del)}, "public.a public.b public.c", true},
 		"the filter drops":     {[]rules.Rule{rules.Table("a", rules.Filter(rules.Eq("id", "x"), rules.DropTruncate()))}, "public.b public.c", false},
 		"the stricter filter":  {[]rules.Rule{filter, rules.Filter(rules.Eq("id", "x"), rules.DropTruncate())}, "!", false},
@@ -152,8 +153,8 @@ func TestTruncateIsWhatTheRulesMakeOfIt(t *testing.T) {
 	} {
 		out, keep, err := rules.NewBinder(k.rules).Truncate(all)
 		if k.want == "!" {
-			if !errors.Is(err, rules.ErrTruncate) {
-				t.Errorf("%s: %v", name, err)
+			if _, bindErr := rules.NewBinder(k.rules).Bind(a); !errors.Is(err, rules.ErrTruncate) || !errors.Is(bindErr, rules.ErrTruncate) {
+				t.Errorf("%s: %v; at the start: %v", name, err, bindErr)
 			}
 			continue
 		}
@@ -168,6 +169,75 @@ func TestTruncateIsWhatTheRulesMakeOfIt(t *testing.T) {
 		if strings.Join(names, " ") != k.want || out.Cascade != k.cascade || !out.RestartIdentity || len(all.Relations) != 3 {
 			t.Errorf("%s: %v, cascade %v", name, names, out.Cascade)
 		}
+	}
+}
+
+func TestWhatATruncateMeansIsAskedForAtTheStart(t *testing.T) {
+	in := table("public", "users", "id", "name")
+	leaf := table("public", "users_1", "id", "name")
+	leaf.Ancestors = []decode.Name{{Schema: "public", Name: "users"}}
+	in.Identity, leaf.Identity = decode.IdentityFull, decode.IdentityFull
+	cond, drop, pass := rules.Eq("name", "x"), rules.DropTruncate(), rules.PassTruncate()
+	filter := rules.Filter(cond)
+	all := []decode.Op{ins, upd, del, decode.OpTruncate}
+	for name, c := range map[string]struct {
+		rules  []rules.Rule
+		valid  bool
+		refuse string // the rule that the error of Bind names, "" if there is none
+	}{
+		"filter":                          {[]rules.Rule{filter}, false, `Filter("name" = "x")`},
+		"where":                           {[]rules.Rule{rules.Where(cond)}, false, `Where("name" = "x")`},
+		"in a table":                      {[]rules.Rule{rules.Mask("name"), rules.Table("public.users", filter)}, false, `Filter("name" = "x")`},
+		"for all operations":              {[]rules.Rule{rules.On(rules.Table("users", filter), all...)}, false, `Filter("name" = "x")`},
+		"one of two":                      {[]rules.Rule{rules.Filter(cond, pass), filter}, false, `Filter("name" = "x")`},
+		"with a route that says nothing":  {[]rules.Rule{filter, rules.Route("users_1", "x")}, false, `Filter("name" = "x")`},
+		"with another table's route":      {[]rules.Rule{filter, rules.Route("orders", "x", drop)}, true, `Filter("name" = "x")`},
+		"passed":                          {[]rules.Rule{rules.Filter(cond, pass)}, true, ""},
+		"dropped":                         {[]rules.Rule{rules.Where(cond, drop)}, true, ""},
+		"not for TRUNCATE":                {[]rules.Rule{rules.On(filter, ins, upd, del)}, true, ""},
+		"not for TRUNCATE, further out":   {[]rules.Rule{rules.On(rules.On(filter, all...), ins)}, true, ""},
+		"never":                           {[]rules.Rule{rules.On(rules.On(filter, decode.OpTruncate), ins)}, true, ""},
+		"passed by the route":             {[]rules.Rule{filter, rules.Route("users", "users", pass)}, true, ""},
+		"left out by the route":           {[]rules.Rule{rules.Route("users", "x", rules.Only(ins, upd)), filter}, true, ""},
+		"asked for by the route":          {[]rules.Rule{rules.Route("users", "x", rules.Only(all...)), filter}, true, ""},
+		"another table, before the route": {[]rules.Rule{rules.Table("orders", filter), rules.Route("users", "x", drop)}, true, ""},
+	} {
+		err := rules.Validate(c.rules...)
+		if (err == nil) != c.valid || err != nil && (!errors.Is(err, rules.ErrTruncate) || !errors.Is(err, rules.ErrInvalidRule)) {
+			t.Errorf("%s: Validate: %v", name, err)
+		}
+		for _, rel := range []*decode.Relation{in, leaf} {
+			_, _, err = rules.Bind(c.rules, rel)
+			if c.refuse == "" {
+				if err != nil {
+					t.Errorf("%s, %s: %v", name, rel.Name, err)
+				}
+				continue
+			}
+			var bind *rules.BindError
+			if !errors.Is(err, rules.ErrTruncate) || !errors.As(err, &bind) || bind.Table != rel.Qualified() || bind.Rule != c.refuse {
+				t.Errorf("%s, %s: %v", name, rel.Name, err)
+				continue
+			}
+			for _, word := range []string{rel.Qualified().String(), c.refuse, "PassTruncate()", "DropTruncate()", "Route"} {
+				if !strings.Contains(err.Error(), word) {
+					t.Errorf("%s: the text lacks %q: %v", name, word, err)
+				}
+			}
+		}
+	}
+	for name, list := range map[string][]rules.Rule{
+		"a pattern": {rules.Route("u(.*)", "x.$1")}, "two into one": {rules.Route("a", "x"), rules.Route("b", "x")},
+	} {
+		if err := rules.Validate(list...); !errors.Is(err, rules.ErrTruncate) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, _, err := rules.Bind([]rules.Rule{rules.Route("users", "x")}, leaf); !errors.Is(err, rules.ErrTruncate) {
+		t.Errorf("a partitioned table: %v", err)
+	}
+	if err := rules.Validate(rules.Table("shop.orders", filter)); err == nil || !strings.Contains(err.Error(), "table shop.orders") {
+		t.Errorf("the table's name: %v", err)
 	}
 }
 
@@ -189,5 +259,16 @@ func TestCopiedRowsAreParsedOnlyWhereARuleTouchesInserts(t *testing.T) {
 		if err != nil || (b.Copied != nil) != c.parsed {
 			t.Errorf("%s: %+v, %v", name, b, err)
 		}
+	}
+}
+
+func TestUnmetTablesAreKnown(t *testing.T) {
+	b := rules.NewBinder(append(load(t, "tables:\n  usres:\n    - {type: exclude_column, column: ssn}\n  users:\n    - {type: exclude_column, column: ssn}\n"),
+		rules.On(rules.Table("public.prders", rules.Mask("x")), ins), rules.Table("log_*", rules.Mask("x")), rules.Mask("y")))
+	if _, err := b.Bind(table("public", "users", "id", "ssn")); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(b.Unmet(), " "); got != "usres public.prders" {
+		t.Error(got)
 	}
 }

@@ -1,4 +1,11 @@
-// Package rules transforms and filters changes in the worker, before they reach the sink.
+// Package rules transforms, filters and routes changes in the worker, before they reach the sink.
+//
+//	rules.Table("public.users", rules.Where(rules.Gte("age", 18), rules.PassTruncate()), rules.Mask("email"), rules.Exclude("ssn"))
+//	rules.Route("public.users", "crm.customers")
+//
+// Transforms: Mask, Regex, Hash, SetNull, Const, Cast, Map, Exclude. Filters: Filter and Where, of a
+// Condition. Names: Route. Scope: Table, On. Files: Load, LoadRoutes. A rule of your own has one method.
+// What a rule can't do with a table is an error before the table's first row is written.
 package rules
 
 import "github.com/pgflo/flo/decode"

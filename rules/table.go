@@ -36,7 +36,7 @@ func (r *tableRule) Validate() error {
 	if r.err != nil {
 		return fmt.Errorf("rules: %w: Table: %w", ErrInvalidRule, r.err)
 	}
-	return errors.Join(noRoute(r.rules...), Validate(r.rules...))
+	return errors.Join(noRoute(r.rules...), validateEach(r.rules))
 }
 
 // Bind implements Rule.

@@ -20,7 +20,8 @@ import (
 // change; so a table with a column that could be that large (see docs/rules.md) needs REPLICA IDENTITY
 // FULL, or Exclude before Where: otherwise it is an ErrNeedsFull when the rule meets the table.
 //
-// It takes Filter's options for TRUNCATE. Tables that have none of the columns are left alone, unless
+// It takes Filter's options for TRUNCATE, and is refused at start without one, as Filter is: PassTruncate
+// keeps the destination equal, if nothing else writes to the table there. Tables that have none of the columns are left alone, unless
 // Table names them exactly.
 func Where(c Condition, opts ...FilterOption) Rule {
 	r := &filterRule{name: "Where", condition: c, where: true}

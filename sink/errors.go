@@ -37,8 +37,8 @@ type RejectError struct {
 	Err   error
 }
 
-// Reject says that Changes[i] can never be taken, because of err. Without it the worker has to find
-// the guilty change by halving the batch.
+// Reject says that Changes[i] can never be taken, because of err. Without it the worker can name only the
+// batch's first change.
 func Reject(i int, err error) error { return &permanentError{&RejectError{Index: i, Err: err}} }
 
 func (e *RejectError) Error() string {

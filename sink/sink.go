@@ -101,6 +101,12 @@ type CopyChunk struct {
 	Epoch uint64
 }
 
+// Validator is for sinks whose constructor returns no error: flo.New asks it, and reports what is wrong
+// with all other bad options. It does no I/O.
+type Validator interface {
+	Validate() error
+}
+
 // Closer is for sinks that hold something. Close is called once, after the last call.
 type Closer interface {
 	Close(ctx context.Context) error

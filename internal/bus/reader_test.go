@@ -369,12 +369,21 @@ func TestSettingsAreChecked(t *testing.T) {
 		}
 	}
 	change(func(*jetstream.StreamConfig) {})
-	var ce *ConfigError
-	if _, _, err := Create(t.Context(), Config{JS: js, Group: "g", MaxBytes: 1 << 20}, s.System(), s.Database()); !errors.As(err, &ce) {
-		t.Fatal(err)
-	}
 	if _, err := s.Info(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestTheWriterChangesTheLimit(t *testing.T) {
+	js := connect(t, flotest.NATS(t, embednats.WithListen("127.0.0.1:0")).URL())
+	for _, limit := range []int64{0, 1 << 20, 2 << 20, 0} {
+		s, _, err := Create(t.Context(), Config{JS: js, Group: "g", MaxBytes: limit}, "1", "db")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.str.CachedInfo().Config.MaxBytes; limit != 0 && got != limit {
+			t.Errorf("limit %d, asked for %d", got, limit)
+		}
 	}
 }
 

@@ -125,7 +125,7 @@ func Create(ctx context.Context, cfg Config, system, database string) (s *Stream
 	if err != nil {
 		return nil, false, err
 	}
-	if err := s.checkWanted(); err != nil {
+	if err := s.adjust(ctx); err != nil {
 		return nil, false, err
 	}
 	if s.system != system || s.database != database {
@@ -241,19 +241,26 @@ func (s *Stream) checkConfig(c *jetstream.StreamConfig) error {
 	return nil
 }
 
-// checkWanted compares what the group's writer asks for.
-func (s *Stream) checkWanted() error {
+// adjust brings the stream's size and replicas to what the group's writer asks for now; 0 asks for nothing.
+func (s *Stream) adjust(ctx context.Context) error {
 	c := s.str.CachedInfo().Config
-	var differs []string
-	if s.cfg.Replicas != 0 && c.Replicas != s.cfg.Replicas {
-		differs = append(differs, fmt.Sprintf("replicas is %d, the option says %d", c.Replicas, s.cfg.Replicas))
+	was := c
+	if s.cfg.Replicas != 0 {
+		c.Replicas = s.cfg.Replicas
 	}
-	if s.cfg.MaxBytes != 0 && c.MaxBytes != s.cfg.MaxBytes {
-		differs = append(differs, fmt.Sprintf("max bytes is %d, the option says %d", c.MaxBytes, s.cfg.MaxBytes))
+	if s.cfg.MaxBytes != 0 {
+		c.MaxBytes = s.cfg.MaxBytes
 	}
-	if differs != nil {
-		return &ConfigError{Stream: s.name, Differs: differs}
+	if c.Replicas == was.Replicas && c.MaxBytes == was.MaxBytes {
+		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	str, err := s.js.UpdateStream(ctx, c)
+	if err != nil {
+		return fmt.Errorf("bus: change stream %s from %d replicas and %d bytes to %d and %d: %w", s.name, was.Replicas, was.MaxBytes, c.Replicas, c.MaxBytes, mapError(err))
+	}
+	s.str = str
 	return nil
 }
 

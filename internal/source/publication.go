@@ -140,6 +140,9 @@ func keylessOfAll(tables []Table) (warnings []string) {
 
 // mend is the SQL that gives a table a replica identity.
 func mend(t *Table) string {
+	if t.Identity == decode.IdentityFull { // it has generated columns, which PostgreSQL 18 no longer takes with FULL
+		return fmt.Sprintf("ALTER TABLE %[1]s REPLICA IDENTITY DEFAULT and a primary key without generated columns", t.quoted())
+	}
 	return fmt.Sprintf("ALTER TABLE %[1]s ADD PRIMARY KEY (…), or ALTER TABLE %[1]s REPLICA IDENTITY FULL", t.quoted())
 }
 

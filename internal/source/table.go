@@ -8,6 +8,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/names"
+	"github.com/pgflo/flo/internal/pgsession"
 )
 
 // Table is a table that can be published and copied: an ordinary table or a leaf partition.
@@ -17,7 +18,7 @@ type Table struct {
 	Name   string
 	Kind   byte // pg_class.relkind: 'r'
 	// Identity is the replica identity as it is set; HasIdentity says whether updates and deletes can be
-	// published by it (IdentityDefault without a primary key, or with a deferrable one, can't).
+	// published by it (IdentityDefault without a primary key, or with a deferrable or generated one, can't).
 	Identity    decode.Identity
 	HasIdentity bool
 	// Columns in order, as pgoutput will describe them: without dropped and generated ones, and within
@@ -47,6 +48,17 @@ const identityIndex = `(SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] FROM pg_i
 	AND i.indimmediate AND i.indpred IS NULL
 	AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))`
 
+// fullWithoutGenerated is the first version that refuses UPDATE and DELETE of a published table whose
+// REPLICA IDENTITY FULL holds generated columns that are not published
+// (pub_contains_invalid_column in src/backend/commands/publicationcmds.c).
+const fullWithoutGenerated = 180000
+
+// hasIdentity tells whether updates and deletes can be published: what identifies a row has to be sent, and
+// generated columns are not. $2 says whether the server counts them in with FULL.
+const hasIdentity = `CASE WHEN c.relreplident = 'f'
+	THEN NOT ($2::bool AND EXISTS (SELECT FROM pg_attribute g WHERE g.attrelid = c.oid AND g.attgenerated <> '' AND NOT g.attisdropped))
+	ELSE COALESCE((SELECT bool_and(k.attgenerated = '') FROM pg_attribute k WHERE k.attrelid = c.oid AND k.attnum = ANY (COALESCE(` + identityIndex + `, '{}'))), false) END`
+
 // readTables reads the tables of these OIDs in the order of their names. One that is gone is left out.
 func readTables(ctx context.Context, conn *pgx.Conn, oids []uint32) ([]Table, error) {
 	if len(oids) == 0 {
@@ -54,10 +66,10 @@ func readTables(ctx context.Context, conn *pgx.Conn, oids []uint32) ([]Table, er
 	}
 	rows, err := conn.Query(ctx, `
 		SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relreplident::text,
-			c.relreplident = 'f' OR `+identityIndex+` IS NOT NULL,
+			`+hasIdentity+`,
 			COALESCE(pg_relation_size(c.oid) / current_setting('block_size')::int8, 0), c.relfilenode
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1)
-		ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`, oids)
+		ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`, oids, pgsession.Version(conn.PgConn()) >= fullWithoutGenerated)
 	if err != nil {
 		return nil, fmt.Errorf("source: reading the tables: %w", err)
 	}

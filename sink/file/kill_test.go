@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/sink/sinktest"
 )
 
 // The test binary runs itself as a child that writes, told so by these variables.
@@ -42,6 +43,8 @@ func TestMain(m *testing.M) {
 		err = rotateUntilKilled(dir)
 	case "full":
 		err = writeUntilFull(dir)
+	case "full rotated":
+		err = writeUntilFull(dir, WithRotateSize(1000), WithNames("{table}-{seq}"))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -179,9 +182,9 @@ func checkSequence(t *testing.T, dir string, durable int) {
 }
 
 // writeUntilFull meets the end of the room that its file size limit leaves, gets more, and goes on.
-func writeUntilFull(dir string) error {
+func writeUntilFull(dir string, opts ...Option) error {
 	signal.Ignore(syscall.SIGXFSZ) // then write(2) says EFBIG
-	s, ctx := New(dir), context.Background()
+	s, ctx := New(dir, opts...), context.Background()
 	if err := s.Write(ctx, batch(1, 2, "x")); err != nil {
 		return err
 	}
@@ -217,11 +220,18 @@ func TestFullDiskTearsNothing(t *testing.T) {
 	if err := child(t, "full", dir).Run(); err != nil {
 		t.Fatal(err)
 	}
-	var got []string
-	for _, e := range entries(t, dir) {
-		got = append(got, e.ID)
+	rotated := t.TempDir()
+	if err := child(t, "full rotated", rotated).Run(); err != nil {
+		t.Fatal(err)
 	}
-	if want := "0/1:1 0/1:2 0/2:1 0/3:1 0/3:2 0/3:3 0/3:4 0/3:5"; strings.Join(got, " ") != want {
-		t.Errorf("%v, want %s", got, want)
+	checkTidy(t, rotated)
+	for name, list := range map[string][]sinktest.Entry{"one file": entries(t, dir), "many": all(t, rotated)} {
+		var got []string
+		for _, e := range list {
+			got = append(got, e.ID)
+		}
+		if want := "0/1:1 0/1:2 0/2:1 0/3:1 0/3:2 0/3:3 0/3:4 0/3:5"; strings.Join(got, " ") != want {
+			t.Errorf("%s: %v, want %s", name, got, want)
+		}
 	}
 }

@@ -121,6 +121,9 @@ func (n *names) path(k tableKey, at time.Time, seq uint64) string {
 // escapeName makes a name fit to be (part of) a file's. Unlike names stay unlike: a long one has a hash
 // in its end's place.
 func escapeName(name string) string {
+	if name == "" {
+		return "%" // never what another name becomes, and a path's part
+	}
 	var b strings.Builder
 	for i := range len(name) {
 		c := name[i]

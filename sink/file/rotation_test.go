@@ -357,7 +357,7 @@ func TestOptionsAreValidatedByTheFirstWrite(t *testing.T) {
 	} {
 		dir := filepath.Join(t.TempDir(), "x")
 		err := openSinkWith(t, dir, opt).Write(t.Context(), batch(1, 1, "a"))
-		if !errors.Is(err, ErrInvalidOption) || !sink.IsPermanent(err) {
+		if !errors.Is(err, ErrInvalidOption) || !sink.IsPermanent(err) || New(dir, opt).Validate() == nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := os.Stat(dir); err == nil {

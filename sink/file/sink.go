@@ -92,6 +92,9 @@ func New(dir string, opts ...Option) *Sink {
 	return s
 }
 
+// Validate reports options that can't be used, as an ErrInvalidOption. The first Write does so too.
+func (s *Sink) Validate() error { return s.validate() }
+
 // Path of the file that is written; "" if files are rotated.
 func (s *Sink) Path() string {
 	switch {

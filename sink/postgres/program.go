@@ -171,12 +171,12 @@ func (b *binding) moved(ch *decode.Change) moved {
 }
 
 // replaces reports whether an insert that takes the place of another row (its Old) has another key than
-// that one, or no index to meet it by.
+// that one, or no index that ON CONFLICT can meet it by.
 func (b *binding) replaces(ch *decode.Change) bool {
 	if ch.Op != decode.OpInsert || ch.Old == nil {
 		return false
 	}
-	return b.key == nil || slices.ContainsFunc(b.keyCols, func(i int) bool { return !bytes.Equal(ch.Old[i].Bytes(), ch.New[i].Bytes()) })
+	return b.key == nil || b.key.deferrable || slices.ContainsFunc(b.keyCols, func(i int) bool { return !bytes.Equal(ch.Old[i].Bytes(), ch.New[i].Bytes()) })
 }
 
 // deferrable reports whether only deferrable indexes tell the source's key apart.

@@ -1,0 +1,5 @@
+//go:build !race
+
+package flo_test
+
+const raceDetector = false
