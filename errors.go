@@ -48,6 +48,8 @@ var (
 	ErrSourceSettings = errors.New("flo: the source is not fit for logical replication")
 	// ErrTransactionTooLarge: a transaction is larger than WithStreamMaxBytes lets the stream be.
 	ErrTransactionTooLarge = errors.New("flo: transaction too large for the stream")
+	// ErrMode: the group was begun in a mode that the one asked for doesn't go on with.
+	ErrMode = errors.New("flo: the group was run in another mode")
 	// ErrStopped: WaitFor was waiting when Run ended.
 	ErrStopped = errors.New("flo: Run has ended")
 	// ErrNATSClosed: the connection given by WithNATS or WithJetStream was closed by its owner.
@@ -87,7 +89,7 @@ func fatal(err error) bool {
 	if errors.As(err, &se) {
 		return true
 	}
-	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrTables, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrTransactionTooLarge, ErrFinished} {
+	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrTables, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrTransactionTooLarge, ErrMode, ErrFinished} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -93,28 +93,24 @@ func (f *Flo) WaitFor(ctx context.Context, lsn LSN) error {
 			link.close()
 		}
 	}()
+	backoff := pgsession.Backoff{}
+	var asked time.Time
 	var stream *bus.Stream
 	var store state.Store
-	backoff := pgsession.Backoff{}
-	asked := time.Time{}
 	for {
-		done, err := func() (done bool, err error) {
-			if link == nil { // NATS may be down for a while, as at any later time
+		done, err := func() (_ bool, err error) {
+			if link == nil {
 				if link, err = f.cfg.connectNATS(ctx); err != nil {
 					return false, err
 				}
 			}
-			if stream == nil {
+			if stream == nil || time.Since(asked) > markInterval { // the group may be dropped and made again meanwhile
 				if stream, err = bus.Open(ctx, f.cfg.bus(link)); err != nil {
 					return false, err
 				}
-			}
-			if store == nil {
 				if store, err = state.NewNATS(ctx, link.js, f.cfg.group, f.cfg.replicas, false); err != nil {
 					return false, err
 				}
-			}
-			if time.Since(asked) > markInterval {
 				asked = time.Now()
 				if err := link.nc.Publish(markSubject(f.cfg.group), []byte(lsn.String())); err != nil {
 					return false, err
@@ -128,16 +124,19 @@ func (f *Flo) WaitFor(ctx context.Context, lsn LSN) error {
 		if err != nil && ctx.Err() == nil && !transient(err) && !errors.Is(err, bus.ErrNoStream) && !errors.Is(err, state.ErrNotFound) {
 			return err
 		}
-		if err == nil {
-			backoff.Reset()
-		}
 		if ended := f.ended.Load(); ended != nil {
 			if *ended != nil {
 				return fmt.Errorf("flo: waiting for %s: %w", lsn, *ended)
 			}
 			return fmt.Errorf("flo: waiting for %s: %w", lsn, ErrStopped)
 		}
-		if err := pollWait(ctx, waitForPoll); err != nil {
+		if err == nil {
+			backoff.Reset()
+			err = pollWait(ctx, waitForPoll)
+		} else if werr := backoff.Wait(ctx); werr != nil {
+			err = errors.Join(werr, err)
+		}
+		if ctx.Err() != nil {
 			return fmt.Errorf("flo: waiting for %s: %w", lsn, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -75,8 +76,13 @@ func retry(ctx context.Context, log *slog.Logger, st *commonStatus, session func
 		began := time.Now()
 		err := named(session(ctx))
 		switch {
-		case err == nil || errors.Is(err, errFinished):
+		case errors.Is(err, errFinished):
+			st.set(PhaseFinished)
 			return nil
+		case err == nil:
+			return nil
+		case ctx.Err() != nil && errors.Is(err, context.Cause(ctx)):
+			return nil // the other half ended; its error is not this one's
 		case errors.Is(err, errAgain):
 			log.InfoContext(ctx, "the session begins again", slog.Any("reason", err))
 		case ctx.Err() != nil && errors.Is(err, ErrNotDrained):
@@ -223,56 +229,93 @@ func (r *Replicator) RemoveWorker(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	var active string
-	wait, cancel := context.WithTimeout(ctx, r.cfg.lease+closeBound)
-	defer cancel()
-	hold, err := state.Acquire(wait, store, state.WorkerLease(name), r.cfg.lease, func(l state.Lease) { active = l.Process.String() })
-	if err != nil && active != "" && ctx.Err() == nil {
-		return fmt.Errorf("flo: worker %q runs in process %s: stop it first", name, active)
-	}
+	hold, err := r.claim(ctx, store, state.WorkerLease(name), "worker "+strconv.Quote(name))
 	if err != nil {
 		return err
 	}
 	return errors.Join(store.DeleteWorker(ctx, name), hold.Release(ctx))
 }
 
-// Drop removes what flo made for the group: slot, publications, stream and state. Nothing of the group may
-// run. What is gone already is no error.
+// claim takes the lease of something that must not run, and refuses if it does.
+func (r *Replicator) claim(ctx context.Context, store state.Store, lease, what string) (*state.Hold, error) {
+	var active string
+	wait, cancel := context.WithTimeout(ctx, r.cfg.lease+closeBound)
+	defer cancel()
+	hold, err := state.Acquire(wait, store, lease, r.cfg.lease, func(l state.Lease) { active = l.Process.String() })
+	if err != nil && active != "" && ctx.Err() == nil {
+		return nil, fmt.Errorf("flo: the group's %s runs in process %s: stop it first", what, active)
+	}
+	return hold, err
+}
+
+// claimAll takes all of the group's leases.
+func (r *Replicator) claimAll(ctx context.Context, store state.Store) (holds []*state.Hold, err error) {
+	h, err := r.claim(ctx, store, state.ReplicatorLease, "replicator")
+	if err != nil {
+		return nil, err
+	}
+	holds = append(holds, h)
+	workers, err := store.Workers(ctx)
+	for _, w := range workers {
+		if h, err = r.claim(ctx, store, state.WorkerLease(w.Name), "worker "+strconv.Quote(w.Name)); err != nil {
+			break
+		}
+		holds = append(holds, h)
+	}
+	return holds, err
+}
+
+// Drop removes what flo made for the group: slot, publications, stream and state. Nothing of the group may run, in
+// whatever process: then nothing is removed, and the error names it. What is gone already is no error.
 func (r *Replicator) Drop(ctx context.Context) error {
 	if r.running.Load() {
 		return fmt.Errorf("flo: Drop while the replicator runs: stop it first")
 	}
-	var errs []error
-	conn, err := r.source.Connect(ctx)
-	if err != nil {
-		errs = append(errs, err)
-	} else {
-		defer conn.Close(ctx)
-		if err := r.source.DropSlot(ctx, r.cfg.slot); err != nil {
-			errs = append(errs, err)
-		}
-		if err := r.source.DropPublications(ctx, conn, r.cfg.publicationName()); err != nil {
-			errs = append(errs, err)
-		}
-	}
 	link, err := r.cfg.connectNATS(ctx)
 	if err != nil {
-		return errors.Join(append(errs, err)...)
+		return err
 	}
 	defer link.close()
+	store, err := state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, false)
+	if err != nil && !errors.Is(err, state.ErrNotFound) {
+		return err
+	}
+	if err == nil {
+		holds, err := r.claimAll(ctx, store)
+		defer func() {
+			for _, h := range holds {
+				h.Release(ctx) // of a bucket that is gone by then, if all went well
+			}
+		}()
+		if err != nil {
+			return err
+		}
+	}
+	if err := r.dropSource(ctx); err != nil {
+		return err
+	}
 	stream, err := bus.Open(ctx, r.cfg.bus(link))
 	if err == nil {
 		err = stream.Delete(ctx)
 	}
 	if err != nil && !errors.Is(err, bus.ErrNoStream) {
-		errs = append(errs, err)
+		return err
 	}
-	store, err := state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, false)
-	if err == nil {
-		err = store.Drop(ctx)
+	if store == nil {
+		return nil
 	}
-	if err != nil && !errors.Is(err, state.ErrNotFound) {
-		errs = append(errs, err)
+	return store.Drop(ctx)
+}
+
+// dropSource removes the slot, and then, if that could be done, the publications.
+func (r *Replicator) dropSource(ctx context.Context) error {
+	conn, err := r.source.Connect(ctx)
+	if err != nil {
+		return err
 	}
-	return errors.Join(errs...)
+	defer conn.Close(context.WithoutCancel(ctx))
+	if err := r.source.DropSlot(ctx, r.cfg.slot); err != nil {
+		return err
+	}
+	return r.source.DropPublications(ctx, conn, r.cfg.publicationName())
 }

@@ -39,6 +39,7 @@ type replication struct {
 	tail     wire.Point
 	attempt  uint32
 	copyDone bool
+	noCopy   bool   // the attempt began without a copy
 	start    uint64 // sequence of the attempt's Start message
 	timeline uint32 // of the source when the tail was written
 	started  bool   // the attempt has a Start, not just an Init
@@ -100,6 +101,7 @@ func (s *replication) readTail(ctx context.Context) error {
 	}
 	s.tailSeq, s.tail, s.timeline = msg.Seq, h.To, h.Timeline
 	s.attempt, s.copyDone, s.start, s.started = h.Attempt, h.CopyDone, h.Start, h.Start != 0
+	s.noCopy = h.NoCopy
 	s.verified.Store(msg.Seq)
 	if h.Parts > 1 {
 		return nil
@@ -134,7 +136,10 @@ func (s *replication) decide(ctx context.Context, created bool) (bool, error) {
 	if err != nil && !missing {
 		return false, err
 	}
-	if !missing && slot.Active {
+	if err := s.checkMode(); err != nil {
+		return false, err
+	}
+	if !missing && slot.Active && s.started {
 		s.endPredecessor(ctx, slot.ActivePID)
 		return false, fmt.Errorf("%w: slot %q is in use by process %d at the source", source.ErrSlotActive, s.r.cfg.slot, slot.ActivePID)
 	}
@@ -145,7 +150,7 @@ func (s *replication) decide(ctx context.Context, created bool) (bool, error) {
 		}
 		if !missing {
 			return false, fmt.Errorf("%w: the slot %q exists at the source, but its stream does not: the stream was deleted, or another group's slot has this name. "+
-				"Call Drop to start over, or choose another group or slot", ErrStreamLost, s.r.cfg.slot)
+				"If it is this group's, call Drop to start over; if it may be another's, choose another group, or another slot by WithSlot", ErrStreamLost, s.r.cfg.slot)
 		}
 		return true, nil
 	}
@@ -156,6 +161,22 @@ func (s *replication) decide(ctx context.Context, created bool) (bool, error) {
 		return false, err
 	}
 	return false, s.checkTimeline(ctx)
+}
+
+// checkMode refuses a mode that doesn't go on with what the group did before.
+func (s *replication) checkMode() error {
+	const remedy = "run it as before, or call Drop and start over"
+	switch mode := s.r.cfg.mode; {
+	case !s.started:
+		return nil
+	case mode == CopyAndStream && s.noCopy:
+		return fmt.Errorf("%w: group %q was begun as StreamOnly, so the stream holds no copy; %s", ErrMode, s.r.cfg.group, remedy)
+	case mode == StreamOnly && !s.copyDone:
+		return fmt.Errorf("%w: the copy of group %q was cut short, and StreamOnly would leave the destination with a part of it; %s", ErrMode, s.r.cfg.group, remedy)
+	case mode == CopyOnly && s.copyDone:
+		return fmt.Errorf("%w: group %q has streamed; %s", ErrMode, s.r.cfg.group, remedy)
+	}
+	return nil
 }
 
 // endPredecessor ends the walsender of a replicator of this group that no longer has the lease: one that
@@ -221,7 +242,7 @@ func (s *replication) begin(ctx context.Context) error {
 	if err := s.stream.PurgeCopy(ctx, 0, s.last, s.last); err != nil {
 		return err
 	}
-	s.attempt, s.start, s.copyDone = s.attempt+1, 0, false
+	s.attempt, s.start, s.copyDone, s.noCopy = s.attempt+1, 0, false, false
 	if err := s.openPublisher(ctx); err != nil {
 		return err
 	}
@@ -248,9 +269,12 @@ func (s *replication) begin(ctx context.Context) error {
 // publish resolves the tables and makes the publications, before the slot: a slot made first would
 // decode with a catalog that doesn't know them.
 func (s *replication) publish(ctx context.Context) error {
-	tables, err := s.resolve(ctx)
+	tables, err := s.resolve(ctx, s.conn)
 	if err != nil {
 		return err
+	}
+	if len(tables) == 0 {
+		s.warn(ctx, "no table is replicated: the database has none that is asked for; tables made later are not included")
 	}
 	return s.ensurePublications(ctx, tables)
 }
@@ -258,7 +282,7 @@ func (s *replication) publish(ctx context.Context) error {
 // republish goes on with the tables that the group had when its copy began. A table that was added to the
 // options, or made, since then has no copy: it is left out, with a warning. One that was taken out leaves.
 func (s *replication) republish(ctx context.Context) error {
-	asked, err := s.resolve(ctx)
+	asked, err := s.resolve(ctx, s.conn)
 	if err != nil {
 		return err
 	}
@@ -277,7 +301,7 @@ func (s *replication) republish(ctx context.Context) error {
 			tables = append(tables, t)
 			continue
 		}
-		s.warn(ctx, fmt.Sprintf("table %s is not replicated: it was not among the group's tables when its copy began, or was made again since; call Drop and start over to include it", names.Qualified(t.Schema, t.Name)))
+		s.warnOfNew(ctx, &t)
 	}
 	if len(tables) == 0 && len(asked) > 0 {
 		return fmt.Errorf("%w: publication %q holds none of the tables that are asked for: it was dropped or changed; call Drop and start over", ErrTables, name)
@@ -285,7 +309,7 @@ func (s *replication) republish(ctx context.Context) error {
 	return s.ensurePublications(ctx, tables)
 }
 
-func (s *replication) resolve(ctx context.Context) ([]source.Table, error) {
+func (s *replication) resolve(ctx context.Context, conn *pgx.Conn) ([]source.Table, error) {
 	include, err := names.ParseAll(s.r.cfg.tables)
 	if err != nil {
 		return nil, err
@@ -294,7 +318,7 @@ func (s *replication) resolve(ctx context.Context) ([]source.Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	tables, warnings, err := s.r.source.ResolveTables(ctx, s.conn, include, exclude)
+	tables, warnings, err := s.r.source.ResolveTables(ctx, conn, include, exclude)
 	if err != nil {
 		return nil, err
 	}
@@ -321,9 +345,16 @@ func (s *replication) ensurePublications(ctx context.Context, tables []source.Ta
 	return nil
 }
 
+// warn says something once.
 func (s *replication) warn(ctx context.Context, text string) {
-	s.log.WarnContext(ctx, text)
-	s.r.status.warn(text)
+	if s.r.status.warn(text) {
+		s.log.WarnContext(ctx, text)
+	}
+}
+
+func (s *replication) warnOfNew(ctx context.Context, t *source.Table) {
+	s.warn(ctx, fmt.Sprintf("table %s is not replicated: it was not among the group's tables when its copy began, or was made again since; "+
+		"call Drop and start over to include it", names.Qualified(t.Schema, t.Name)))
 }
 
 func (c *config) publicationName() string {
@@ -360,7 +391,7 @@ func (s *replication) publishStart(ctx context.Context) error {
 	copies := s.tables
 	if s.r.cfg.mode == StreamOnly {
 		copies = nil
-		s.copyDone = true
+		s.copyDone, s.noCopy = true, true
 	}
 	point := s.slot.Point
 	body, err := wire.AppendJSON(room(), wire.RecStart, wire.Start{
@@ -445,7 +476,7 @@ func (s *replication) openPublisher(ctx context.Context) error {
 // put publishes markers: body begins with room for the header. to is where they bring the stream.
 func (s *replication) put(ctx context.Context, body []byte, to wire.Point) error {
 	b := pack.NewBatch(wire.Header{
-		Kind: wire.Changes, Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, Start: s.start, Timeline: uint32(s.sys.Timeline), From: s.tail, To: to,
+		Kind: wire.Changes, Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, NoCopy: s.noCopy, Start: s.start, Timeline: uint32(s.sys.Timeline), From: s.tail, To: to,
 	}, body)
 	s.tail = to
 	return s.pub.Publish(ctx, s.stream.ChangesSubject(), b.Messages(s.stream.MaxPayload()), b)

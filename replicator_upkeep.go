@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/source"
 	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/state"
 )
@@ -27,6 +28,7 @@ func (s *replication) upkeep(ctx context.Context) error {
 	tick := time.NewTicker(upkeepInterval)
 	defer tick.Stop()
 	var purged time.Time
+	looked := time.Now()
 	s.gate.setLimit(s.r.cfg.maxBytes)
 	for {
 		due := time.Since(purged) >= purgeInterval
@@ -46,6 +48,12 @@ func (s *replication) upkeep(ctx context.Context) error {
 				s.log.WarnContext(ctx, "purging the stream failed", slog.Any("error", err))
 			}
 			s.writeRecord(ctx)
+		}
+		if time.Since(looked) >= s.tablesInterval() {
+			if err := s.watchTables(ctx); err != nil && ctx.Err() == nil && !transient(err) {
+				s.log.WarnContext(ctx, "looking for new tables failed", slog.Any("error", err))
+			}
+			looked = time.Now()
 		}
 		if err := s.tooLarge(ctx); err != nil {
 			return err
@@ -108,6 +116,47 @@ func (s *replication) purge(ctx context.Context) error {
 		return s.stream.PurgeChanges(ctx, changes, verified)
 	}
 	return nil
+}
+
+// tablesInterval is how often the source's catalog is looked at: 30 s by default.
+func (s *replication) tablesInterval() time.Duration { return max(3*s.r.cfg.idleInterval, time.Second) }
+
+// watchTables warns of tables (partitions, above all) that were made since the group began and are not
+// replicated, and moves a table that has lost its replica identity to the publication without updates and
+// deletes: otherwise the host's own would fail.
+func (s *replication) watchTables(ctx context.Context) error {
+	conn, err := s.r.source.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	asked, err := s.resolve(ctx, conn)
+	if err != nil {
+		return err
+	}
+	had := make(map[uint32]bool, len(s.tables)) // to have an identity
+	for _, t := range s.tables {
+		had[t.OID] = t.HasIdentity
+	}
+	var tables []source.Table
+	lost := false
+	for _, t := range asked {
+		identity, ours := had[t.OID]
+		if !ours {
+			s.warnOfNew(ctx, &t)
+			continue
+		}
+		tables = append(tables, t)
+		lost = lost || identity && !t.HasIdentity
+	}
+	if !lost {
+		return nil
+	}
+	p, err := s.r.source.EnsurePublication(ctx, conn, source.PublicationSpec{Name: s.r.cfg.publicationName(), Tables: tables})
+	for _, w := range p.Warnings {
+		s.warn(ctx, w)
+	}
+	return err
 }
 
 // stallBound is how long a full stream may stand still, with nothing left to purge, within a transaction.

@@ -130,7 +130,9 @@ func (s *commonStatus) recovered() { s.set(PhaseStreaming) }
 func (s *commonStatus) stop(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.phase = PhaseStopped
+	if s.phase != PhaseFinished {
+		s.phase = PhaseStopped
+	}
 	if err != nil {
 		s.lastErr = err.Error()
 	}

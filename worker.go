@@ -26,6 +26,7 @@ type Worker struct {
 	running atomic.Bool
 	status  workerStatus
 	missed  repositionError // the last one of this Run
+	hung    atomic.Bool     // the sink didn't return from a call
 }
 
 // NewWorker makes one worker: the one given by WithSink or WithWorker, of which there must be one. It
@@ -68,7 +69,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer w.running.Store(false)
 	w.missed = repositionError{}
 	err := retry(ctx, w.log, &w.status.commonStatus, w.session)
-	if c := sink.As[sink.Closer](w.opt.sink); c != nil {
+	if c := sink.As[sink.Closer](w.opt.sink); c != nil && !w.hung.Load() {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
 		defer cancel()
 		if cerr := c.Close(cctx); cerr != nil && err == nil {
@@ -237,6 +238,26 @@ func (s *working) opening() sink.Start {
 	return sink.Start{Group: s.cfg.group, Worker: s.opt.name, Incarnation: s.stream.Incarnation(), Epoch: s.epoch}
 }
 
+// waitOr waits for a session's goroutines, at most closeBound longer than work: a sink that doesn't return
+// when its context has ended is left behind.
+func waitOr(work context.Context, g *errgroup.Group) (err error, hung bool) {
+	done := make(chan error, 1)
+	go func() { done <- g.Wait() }()
+	select {
+	case err := <-done:
+		return err, false
+	case <-work.Done():
+	}
+	t := time.NewTimer(closeBound)
+	defer t.Stop()
+	select {
+	case err := <-done:
+		return err, false
+	case <-t.C:
+		return fmt.Errorf("%w: the sink has not returned %s after its context ended", ErrNotDrained, closeBound), true
+	}
+}
+
 // run reads, decodes and writes until ctx ends. The stages overlap: while one batch is written, the
 // next one is decoded and the messages behind it are fetched.
 func (s *working) run(t *tenure, from place) error {
@@ -265,7 +286,11 @@ func (s *working) run(t *tenure, from place) error {
 		defer cancel() // CopyOnly: nothing is read behind the end
 		return s.write(gctx, f.out)
 	})
-	err := g.Wait()
+	err, hung := waitOr(t.work, g)
+	if hung {
+		s.hung.Store(true)
+		return err
+	}
 	flush, cancelFlush := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
 	defer cancelFlush()
 	if ferr := s.report.flush(flush); err == nil && ferr != nil {

@@ -149,6 +149,7 @@ type drainer struct {
 	marks  sequenceMarks
 	joined []byte
 	part   uint32
+	torn   time.Time // when a part was found missing; zero: none is
 	tasks  chan copyTask
 	mu     sync.Mutex
 	whole  int // tables that are whole without a hole before them
@@ -208,6 +209,11 @@ func (d *drainer) read(ctx context.Context, from uint64, ended int) error {
 		wait, cancel := context.WithTimeout(ctx, attemptPoll)
 		m, err := r.Next(wait)
 		cancel()
+		if !d.torn.IsZero() {
+			if err := d.giveUp(ctx); err != nil {
+				return err
+			}
+		}
 		if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 			gone, err := d.laterAttempt(ctx, d.start.Attempt)
 			if err != nil {
@@ -230,6 +236,23 @@ func (d *drainer) read(ctx context.Context, from uint64, ended int) error {
 	return nil
 }
 
+// tornBound is how long a worker waits for the attempt that has to follow one that can't be whole.
+const tornBound = time.Minute
+
+// giveUp ends a torn attempt when a later one has begun.
+func (d *drainer) giveUp(ctx context.Context) error {
+	gone, err := d.laterAttempt(ctx, d.start.Attempt)
+	switch {
+	case err != nil:
+		return err
+	case gone:
+		return errSuperseded
+	case time.Since(d.torn) > tornBound:
+		return fmt.Errorf("%w: worker %q: parts of copied rows are missing in the stream, and no new copy has begun. Call Drop and start over with a fresh copy", ErrGap, d.opt.name)
+	}
+	return nil
+}
+
 // message takes one message of the copy and gives how many tables it ends.
 func (d *drainer) message(ctx context.Context, m bus.Message) (ended int, err error) {
 	h, body, err := wire.Parse(m.Data)
@@ -241,7 +264,12 @@ func (d *drainer) message(ctx context.Context, m bus.Message) (ended int, err er
 			d.joined, d.part = joinBuffer(&h, body), 0
 		}
 		if h.Part != d.part {
-			return 0, fmt.Errorf("%w: part %d of copy message %d came where part %d was due", ErrGap, h.Part, m.Seq, d.part)
+			// The rest of a message whose beginning is gone: this attempt can't be whole any more. A later
+			// one purges what it left, and is about to say so.
+			if d.joined, d.part = nil, 0; d.torn.IsZero() {
+				d.torn = time.Now()
+			}
+			return 0, nil
 		}
 		d.joined = append(d.joined, body...)
 		if d.part++; d.part < h.Parts {

@@ -4,7 +4,8 @@
 //	rules.Route("public.users", "crm.customers")
 //
 // Transforms: Mask, Regex, Hash, SetNull, Const, Cast, Map, Exclude. Filters: Filter and Where, of a
-// Condition. Names: Route. Scope: Table, On. Files: Load, LoadRoutes. A rule of your own has one method.
+// Condition. Names: Route. Scope: Table, On. Files: Load, LoadRoutes. A rule of your own is a function given
+// to Each, or a type with one method.
 // What a rule can't do with a table is an error before the table's first row is written.
 package rules
 

@@ -25,6 +25,7 @@ type Config struct {
 	Session  uint64
 	Attempt  uint32
 	CopyDone bool
+	NoCopy   bool
 	Start    uint64 // sequence of the attempt's Start message
 	Timeline uint32
 	Tail     wire.Point // where the stream stands: transactions below Tail.End are skipped
@@ -280,7 +281,7 @@ func (p *Packer) Take(buf []byte) *Batch {
 	to := p.reached()
 	b := &Batch{
 		Header: wire.Header{
-			Kind: wire.Changes, Session: p.cfg.Session, Attempt: p.cfg.Attempt, CopyDone: p.cfg.CopyDone,
+			Kind: wire.Changes, Session: p.cfg.Session, Attempt: p.cfg.Attempt, CopyDone: p.cfg.CopyDone, NoCopy: p.cfg.NoCopy,
 			Start: p.cfg.Start, Timeline: p.cfg.Timeline, From: p.from, To: to, Parts: 1,
 		},
 		Changes: p.count,

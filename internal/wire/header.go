@@ -50,6 +50,8 @@ type Header struct {
 	Attempt uint32 // the latest copy attempt that has begun; 0: none
 	// CopyDone: the copy of Attempt is whole in the stream.
 	CopyDone bool
+	// NoCopy: Attempt began without a copy (StreamOnly).
+	NoCopy bool
 	// Start is the sequence of the message whose Start record began Attempt; 0 in that message itself.
 	Start     uint64
 	Partition uint32 // 0; kept for partitioned groups
@@ -66,6 +68,7 @@ const (
 	flagCopyDone = 1 << iota
 	flagFromOpen
 	flagToOpen
+	flagNoCopy
 )
 
 // AppendHeader appends h to dst.
@@ -74,6 +77,9 @@ func AppendHeader(dst []byte, h *Header) []byte {
 	var flags byte
 	if h.CopyDone {
 		flags |= flagCopyDone
+	}
+	if h.NoCopy {
+		flags |= flagNoCopy
 	}
 	if h.From.Open {
 		flags |= flagFromOpen
@@ -117,10 +123,11 @@ func Parse(msg []byte) (h Header, body []byte, err error) {
 	}
 	h.Kind = Kind(msg[4])
 	flags := msg[5]
-	if h.Kind != Changes && h.Kind != Copy || flags >= flagToOpen<<1 {
+	if h.Kind != Changes && h.Kind != Copy || flags >= flagNoCopy<<1 {
 		return h, nil, fmt.Errorf("%w: kind %d, flags %#x", ErrFormat, msg[4], flags)
 	}
 	h.CopyDone = flags&flagCopyDone != 0
+	h.NoCopy = flags&flagNoCopy != 0
 	h.From.Open = flags&flagFromOpen != 0
 	h.To.Open = flags&flagToOpen != 0
 	r := reader{b: msg[6:]}

@@ -3,9 +3,12 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/sink"
@@ -21,9 +24,17 @@ func TestNewReportsAllBadOptionsAndNoPassword(t *testing.T) {
 			t.Errorf("%v does not name %s", err, part)
 		}
 	}
-	for _, u := range []string{"postgres://u:s3cret@localhost:x/d", "postgres://u:s3cret@localhost/d?sslmode=no", "host=h password=s3cret port=x"} {
-		if _, err := New(u); !errors.Is(err, ErrInvalidOption) || strings.Contains(err.Error(), "s3cret") {
+	for _, u := range []string{
+		"postgres://u:s3cret@localhost:x/d", "postgres://u:s3cret@localhost/d?sslmode=no", "postgres://u:%zzs3cret@h/d",
+		"host=h password=s3cret port=x", "host=h password = s3cret port=99999999", "host=h password='a s3cret' port=x",
+	} {
+		_, err := New(u)
+		if !errors.Is(err, ErrInvalidOption) || strings.Contains(fmt.Sprintf("%v %+v %#v", err, err, err), "s3cret") {
 			t.Errorf("%s: %v", u, err)
+		}
+		var parse *pgconn.ParseConfigError
+		if errors.As(err, &parse) {
+			t.Errorf("%s: the error carries the whole string", u)
 		}
 	}
 	if _, err := NewConfig(nil); !errors.Is(err, ErrInvalidOption) {

@@ -87,10 +87,10 @@ type counters struct {
 }
 
 // New makes a Sink for the database at url (a URL or a keyword/value string, as libpq takes it, and the
-// PG… environment variables). It validates and does no I/O. Errors wrap ErrInvalidOption and hold no
-// password.
+// PG… environment variables). It validates and does no I/O. Errors wrap ErrInvalidOption and hold
+// nothing of url.
 func New(url string, opts ...Option) (*Sink, error) {
-	conn, err := pgx.ParseConfig(url)
+	conn, err := pgsession.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("sink/postgres: %w: %w", ErrInvalidOption, err)
 	}
