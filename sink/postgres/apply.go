@@ -31,13 +31,6 @@ func (s *Sink) again(err error) error {
 	return &againError{err}
 }
 
-// applier is a stage that is given the changes of one batch, in order, within the transaction.
-type applier interface {
-	apply(q *pipeline, changes []*decode.Change) error
-}
-
-var _ applier = (*rowApplier)(nil)
-
 // write applies one batch to the open transaction, or a new one, and commits unless more comes.
 func (s *Sink) write(ctx context.Context, b *sink.Batch) error {
 	s.main.bindings.trim()
@@ -108,51 +101,22 @@ func (s *Sink) bindChange(ctx context.Context, ch *decode.Change) error {
 const deferConstraints = "SET CONSTRAINTS ALL DEFERRED"
 
 func (s *Sink) applyBatch(ctx context.Context, b *sink.Batch) error {
-	q := newPipeline(ctx, s.main, s.rowMissing)
-	err := s.sendBatch(q, b)
+	w := newWriting(ctx, s, b)
+	err := w.begin()
 	if err == nil {
-		err = q.finish()
+		err = w.send(0)
 	}
-	if err != nil {
-		q.abandon()
-		s.main.settle()
-	}
-	return err
-}
-
-func (s *Sink) sendBatch(q *pipeline, b *sink.Batch) error {
-	st := s.start.Load()
-	if !s.tx.begun {
-		s.tx.begun = true
-		if err := q.run(-1, begin); err != nil {
+	for err != nil {
+		at := w.undoable(err)
+		w.drop()
+		if at < 0 {
 			return err
 		}
-		if err := s.verify(q, st); err != nil {
-			return err
-		}
-		for _, ch := range b.Changes {
-			if bound := s.main.bindings.get(ch.Relation); bound != nil && bound.deferrable() {
-				s.tx.deferred = true
-			}
-		}
-		if s.tx.deferred {
-			if err := q.run(-1, deferConstraints); err != nil {
-				return err
-			}
+		if err = w.undo(at); err == nil {
+			err = w.send(at)
 		}
 	}
-	var a applier = &rowApplier{session: s.main, heal: s.heal}
-	if err := a.apply(q, b.Changes); err != nil {
-		return err
-	}
-	if b.More || b.Checkpoint.IsZero() {
-		return nil
-	}
-	cp, err := b.Checkpoint.MarshalText()
-	if err != nil {
-		return &requestError{-1, err}
-	}
-	return q.one(s.main.store, text(st.Group, st.Worker, string(cp), b.Checkpoint.Incarnation), nil)
+	return nil
 }
 
 // verify locks the checkpoint row for the transaction and makes sure that it is as this sink left it.
@@ -206,9 +170,13 @@ type rowApplier struct {
 	params  [][]byte
 }
 
-func (a *rowApplier) apply(q *pipeline, changes []*decode.Change) error {
-	for i, ch := range changes {
-		if err := a.change(q, i, ch); err != nil {
+// apply sends the changes from one index to another, those left out that have been copied.
+func (a *rowApplier) apply(w *writing, changes []*decode.Change, from, to int, copied []bool) error {
+	for i := from; i < to; i++ {
+		if copied != nil && copied[i] || changes[i].Op == decode.OpMessage {
+			continue
+		}
+		if err := a.change(w.pipe(), i, changes[i]); err != nil {
 			var req *requestError
 			if errors.As(err, &req) {
 				return err
@@ -221,8 +189,6 @@ func (a *rowApplier) apply(q *pipeline, changes []*decode.Change) error {
 
 func (a *rowApplier) change(q *pipeline, i int, ch *decode.Change) error {
 	switch ch.Op {
-	case decode.OpMessage:
-		return nil
 	case decode.OpTruncate:
 		return a.truncate(q, i, ch)
 	case decode.OpInsert, decode.OpUpdate, decode.OpDelete:

@@ -39,8 +39,11 @@ func benchSink(b *testing.B, n int) (*Sink, *flotest.DB) {
 	return s, db
 }
 
-func benchWrite(b *testing.B, rows int, change func(i int) *decode.Change) {
+func benchWrite(b *testing.B, rows int, change func(i int) *decode.Change, mode ...func(s *Sink)) {
 	s, db := benchSink(b, 1)
+	for _, f := range mode {
+		f(s)
+	}
 	if change(0).Op != decode.OpInsert {
 		db.Exec(b, `INSERT INTO b SELECT i, 1, 'x', 1, '{}', now(), 'x' FROM generate_series(0, 199999) i`)
 		db.Exec(b, `VACUUM ANALYZE b`)
@@ -72,6 +75,35 @@ func BenchmarkWrite(b *testing.B) {
 	b.Run("insert/1000", func(b *testing.B) { benchWrite(b, 1000, ins) })
 	b.Run("update/1000", func(b *testing.B) { benchWrite(b, 1000, upd) })
 	b.Run("insert/1", func(b *testing.B) { benchWrite(b, 1, ins) })
+	// By COPY against statements: where leastCopied and rowGain come from.
+	for _, rows := range []int{8, 16, 24, 32, 64, 256, 1000, 10000} {
+		b.Run(fmt.Sprintf("insert/%d/copy", rows), func(b *testing.B) {
+			benchWrite(b, rows, ins, func(s *Sink) { s.main.planner.least = 1 })
+		})
+		b.Run(fmt.Sprintf("insert/%d/statements", rows), func(b *testing.B) {
+			benchWrite(b, rows, ins, func(s *Sink) { s.config.rowByRow = true })
+		})
+	}
+}
+
+// BenchmarkPlainCopy is the yardstick of BenchmarkWrite/insert: the same rows by a COPY and nothing else.
+func BenchmarkPlainCopy(b *testing.B) {
+	const rows = 10000
+	s, _ := benchSink(b, 1)
+	done := 0
+	for b.Loop() {
+		b.StopTimer()
+		var data strings.Builder
+		for range rows {
+			data.WriteString(strings.Join(benchValues(done), "\t") + "\n")
+			done++
+		}
+		b.StartTimer()
+		if _, err := s.main.pg.CopyFrom(b.Context(), strings.NewReader(data.String()), "COPY public.b FROM STDIN"); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(done)/b.Elapsed().Seconds(), "rows/s")
 }
 
 func BenchmarkWriteChunk(b *testing.B) {

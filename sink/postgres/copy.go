@@ -203,9 +203,18 @@ func (b *binding) copyRows(ctx context.Context, pg *pgconn.PgConn, data []byte) 
 
 // copySQL is the COPY that takes the chunks of a relation.
 func (b *binding) copySQL() string {
-	names := make([]string, len(b.columns))
-	for i, col := range b.columns {
-		names[i] = col.quoted
+	all := make([]int, len(b.columns))
+	for i := range all {
+		all[i] = i
+	}
+	return b.copyInto(all)
+}
+
+// copyInto is the COPY that takes some columns of a relation.
+func (b *binding) copyInto(columns []int) string {
+	names := make([]string, len(columns))
+	for n, i := range columns {
+		names[n] = b.columns[i].quoted
 	}
 	return "COPY " + b.table.sql + " (" + strings.Join(names, ", ") + ") FROM STDIN"
 }

@@ -97,7 +97,7 @@ func TestKilledBackendsLoseAndRepeatNothing(t *testing.T) {
 	failures := 0
 	batch := func(i int) []*decode.Change {
 		changes := []*decode.Change{insert(n, "1", numberText(i+1))}
-		for j := range 1 + rnd.IntN(40) {
+		for j := range 1 + rnd.IntN(120) {
 			changes = append(changes, insert(tr, fmt.Sprint(i*1000+j), strings.Repeat("p", rnd.IntN(200))))
 		}
 		return changes

@@ -28,6 +28,8 @@ type config struct {
 	connections int
 	schema      string
 	logger      *slog.Logger
+
+	rowByRow bool // for tests: no COPY
 }
 
 // WithReplicaRole sets session_replication_role to replica: foreign keys and ordinary triggers of the

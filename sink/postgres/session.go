@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -25,6 +26,7 @@ type session struct {
 	replica  bool
 	bindings bindings
 	programs programs
+	planner  planner
 	// Of every transaction: the statements on the checkpoint.
 	lock, store *step
 	onClose     func()
@@ -73,7 +75,26 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 	}
 	conn.bindings.clear()
 	conn.programs.clear()
+	trip, err := conn.roundTrip(ctx)
+	if err != nil {
+		conn.close(ctx)
+		return nil, fmt.Errorf("sink/postgres: %w", err)
+	}
+	conn.planner.least = worthwhile(trip)
 	return conn, nil
+}
+
+// roundTrip measures how far away the server is: the shorter of two, since either may have been held up.
+func (c *session) roundTrip(ctx context.Context) (time.Duration, error) {
+	shortest := time.Duration(math.MaxInt64)
+	for range 2 {
+		start := time.Now()
+		if err := simple(ctx, c.pg, ""); err != nil {
+			return 0, err
+		}
+		shortest = min(shortest, time.Since(start))
+	}
+	return shortest, nil
 }
 
 // appName is what pg_stat_activity shows, at most 63 bytes.

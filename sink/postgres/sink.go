@@ -67,6 +67,8 @@ type transaction struct {
 	deferred bool // SET CONSTRAINTS ALL DEFERRED was sent
 	changes  uint64
 	missing  uint64
+
+	savepoint bool // one stands in front of the last group
 }
 
 // Stats counts what this Sink has done since New.
@@ -81,6 +83,7 @@ type Stats struct {
 
 type counters struct {
 	transactions, changes, missing, chunks, skipped, copied atomic.Uint64
+	runs, undone                                            atomic.Uint64 // of inserts by COPY; of groups
 }
 
 // New makes a Sink for the database at url (a URL or a keyword/value string, as libpq takes it, and the

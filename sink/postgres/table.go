@@ -24,6 +24,12 @@ type table struct {
 	from    string // the same, with ONLY for a table that is not partitioned: its inheritance children have their own changes
 	columns []column
 	indexes []index
+
+	family string // OID of the root of its partition tree, or its own
+	// calm: a change to it acts on nothing else, for no trigger fires and there is no rule; it has no row
+	// security, which COPY refuses; and no deferrable key, which is followed by the transaction that wrote a
+	// row (see finding.fifo), and that must not be a subtransaction.
+	calm bool
 }
 
 type column struct {
@@ -58,6 +64,9 @@ type binding struct {
 	always  []int // relation columns that are GENERATED ALWAYS identities
 
 	programs map[string]*program
+
+	resume  uint64 // the planner's batch from which on COPY is tried again
+	setback uint64 // batches it was left alone for, the last time
 }
 
 // bindings keeps what a session has looked up.
@@ -172,7 +181,11 @@ func (b *binding) consider(x *index) {
 
 // lookUp reads a table's catalog entry.
 func lookUp(ctx context.Context, pg *pgconn.PgConn, name decode.Name, replica bool) (*table, error) {
-	rows, err := query(ctx, pg, `SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+	// Of triggers, the others are those that refuseTriggers refuses, or that rest under the replica role.
+	rows, err := query(ctx, pg, `SELECT c.oid, c.relkind, coalesce(pg_partition_root(c.oid), c.oid::regclass)::oid,
+			NOT (c.relhasrules OR c.relrowsecurity OR EXISTS (SELECT FROM pg_trigger WHERE tgenabled IN ('A', 'R') AND tgrelid IN
+				(SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid::regclass))))
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE n.nspname = $1 AND c.relname = $2`, name.Schema, name.Name)
 	if err != nil {
 		return nil, tableError(name, err, "looking it up")
@@ -180,7 +193,10 @@ func lookUp(ctx context.Context, pg *pgconn.PgConn, name decode.Name, replica bo
 	if len(rows) == 0 {
 		return nil, tableError(name, ErrTableMissing, "")
 	}
-	t := &table{name: name, oid: string(rows[0][0]), sql: pgx.Identifier{name.Schema, name.Name}.Sanitize()}
+	t := &table{
+		name: name, oid: string(rows[0][0]), sql: pgx.Identifier{name.Schema, name.Name}.Sanitize(),
+		family: string(rows[0][2]), calm: string(rows[0][3]) == "t",
+	}
 	switch string(rows[0][1]) {
 	case "r":
 		t.from = "ONLY " + t.sql
@@ -254,6 +270,7 @@ func (t *table) readIndexes(ctx context.Context, pg *pgconn.PgConn) error {
 			return fmt.Errorf("sink/postgres: index column %q: %w", r[5], err)
 		}
 		x := &t.indexes[len(t.indexes)-1]
+		t.calm = t.calm && !(x.unique && x.deferrable)
 		x.columns = append(x.columns, number)
 		x.operators = append(x.operators, "OPERATOR("+pgx.Identifier{string(r[6])}.Sanitize()+"."+string(r[7])+")")
 	}

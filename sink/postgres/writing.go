@@ -1,0 +1,283 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/sink"
+)
+
+// writing is one batch on its way into the open transaction.
+type writing struct {
+	ctx    context.Context
+	sink   *Sink
+	batch  *sink.Batch
+	groups []group
+	rows   rowApplier
+	q      *pipeline // nil while there is none: COPY needs the connection for itself
+
+	// tried is the group that the savepoint stands in front of, -1 if none of this batch, and missing
+	// what had been counted then.
+	tried   int
+	missing uint64
+}
+
+// The savepoint in front of a group. It is released only when all answers about the group have been read,
+// since one that the server takes for a success (no row met) may be a reason to undo it, and before other
+// changes, so that their rows are of the transaction itself, by which a deferrable key is followed (see
+// finding.fifo). The commit does without: it takes the group with it.
+const (
+	setSavepoint     = "SAVEPOINT flo_group"
+	releaseSavepoint = "RELEASE SAVEPOINT flo_group"
+	undoGroup        = "ROLLBACK TO SAVEPOINT flo_group"
+)
+
+func newWriting(ctx context.Context, s *Sink, b *sink.Batch) *writing {
+	w := &writing{ctx: ctx, sink: s, batch: b, tried: -1, rows: rowApplier{session: s.main, heal: s.heal}}
+	if !s.config.rowByRow {
+		w.groups = s.main.planner.plan(&s.main.bindings, b.Changes)
+	}
+	if w.groups == nil {
+		w.groups = []group{{to: len(b.Changes)}}
+	}
+	return w
+}
+
+// pipe gives the pipeline, begun if there is none.
+func (w *writing) pipe() *pipeline {
+	if w.q == nil {
+		w.q = newPipeline(w.ctx, w.sink.main, w.sink.rowMissing)
+	}
+	return w.q
+}
+
+// drop ends the pipeline after an error.
+func (w *writing) drop() {
+	if w.q != nil {
+		w.q.abandon()
+		w.q = nil
+	}
+	w.sink.main.settle()
+}
+
+// finish waits for all answers, and ends the pipeline.
+func (w *writing) finish() error {
+	if w.q == nil {
+		return nil
+	}
+	if err := w.q.finish(); err != nil {
+		return err
+	}
+	w.q = nil
+	return nil
+}
+
+// begin begins the transaction, unless it goes on.
+func (w *writing) begin() error {
+	s := w.sink
+	if s.tx.begun {
+		return nil
+	}
+	s.tx.begun = true
+	if err := w.pipe().run(-1, begin); err != nil {
+		return err
+	}
+	if err := s.verify(w.q, s.start.Load()); err != nil {
+		return err
+	}
+	for _, ch := range w.batch.Changes {
+		if bound := s.main.bindings.get(ch.Relation); bound != nil && bound.deferrable() {
+			s.tx.deferred = true
+		}
+	}
+	if s.tx.deferred {
+		return w.q.run(-1, deferConstraints)
+	}
+	return nil
+}
+
+// send applies the groups from one on, and stores the checkpoint.
+func (w *writing) send(at int) error {
+	for ; at < len(w.groups); at++ {
+		if err := w.group(at); err != nil {
+			return err
+		}
+	}
+	if err := w.store(); err != nil {
+		return err
+	}
+	return w.finish()
+}
+
+func (w *writing) store() error {
+	b, st := w.batch, w.sink.start.Load()
+	if b.More || b.Checkpoint.IsZero() {
+		return nil
+	}
+	cp, err := b.Checkpoint.MarshalText()
+	if err != nil {
+		return &requestError{-1, err}
+	}
+	return w.pipe().one(w.sink.main.store, text(st.Group, st.Worker, string(cp), b.Checkpoint.Incarnation), nil)
+}
+
+func (w *writing) group(at int) error {
+	g, tx, changes := &w.groups[at], &w.sink.tx, w.batch.Changes
+	if g.copies == nil {
+		if tx.savepoint && g.from < g.to {
+			if err := w.release(); err != nil {
+				return err
+			}
+		}
+		return w.rows.apply(w, changes, g.from, g.to, nil)
+	}
+	if err := w.finish(); err != nil {
+		return err
+	}
+	before := setSavepoint + "; "
+	if tx.savepoint {
+		before = releaseSavepoint + "; " + before
+	}
+	tx.savepoint = true
+	w.tried, w.missing = at, tx.missing
+	for _, run := range g.copies {
+		if err := w.copyIn(before, run); err != nil {
+			return err
+		}
+		before = ""
+	}
+	return w.rows.apply(w, changes, g.from, g.to, w.sink.main.planner.copied)
+}
+
+// release makes what was applied under the savepoint part of the transaction itself.
+func (w *writing) release() error {
+	if err := w.finish(); err != nil {
+		return err
+	}
+	w.sink.tx.savepoint, w.tried = false, -1
+	return w.pipe().run(-1, releaseSavepoint)
+}
+
+// copyIn sends a run's rows, with statements before them.
+func (w *writing) copyIn(before string, run *copyRun) error {
+	first := run.changes[0]
+	r := &copyReader{run: run, changes: w.batch.Changes, whole: len(run.columns) == len(run.binding.columns)}
+	tag, err := w.sink.main.pg.CopyFrom(w.ctx, r, before+run.binding.copyInto(run.columns))
+	r.stop()
+	if err == nil && tag.RowsAffected() != int64(len(run.changes)) {
+		err = errRowsLeftOut
+	}
+	if err != nil {
+		return &requestError{first, &copyError{run.binding, err}}
+	}
+	run.binding.setback = 0
+	w.sink.stats.runs.Add(1)
+	return nil
+}
+
+// errRowsLeftOut is a COPY that has not taken all rows: a trigger that came after the table was looked up.
+const errRowsLeftOut = refusal("COPY has left rows out")
+
+// copyError is what went wrong with a COPY.
+type copyError struct {
+	binding *binding
+	err     error
+}
+
+func (e *copyError) Error() string { return e.err.Error() }
+func (e *copyError) Unwrap() error { return e.err }
+
+// undoable gives the group that err is about, if it is to be undone and applied again change by change,
+// or -1. What may pass by itself is left to those who try the whole transaction again.
+func (w *writing) undoable(err error) int {
+	var req *requestError
+	if w.tried < 0 || !errors.As(err, &req) || w.sink.main.pg.IsClosed() || w.ctx.Err() != nil {
+		return -1
+	}
+	if g := &w.groups[w.tried]; req.change < g.from || req.change >= g.to || g.copies == nil {
+		return -1
+	}
+	if !lasting(err) && !staleCatalog(err) {
+		return -1
+	}
+	var failed *copyError
+	if errors.As(err, &failed) {
+		w.sink.main.planner.leaveAlone(failed.binding)
+	}
+	return w.tried
+}
+
+// undo takes back what was applied of a group, so that send does it change by change.
+func (w *writing) undo(at int) error {
+	w.sink.tx.missing = w.missing
+	w.sink.stats.undone.Add(1)
+	w.groups[at].copies = nil
+	if err := w.pipe().run(-1, undoGroup); err != nil {
+		return err
+	}
+	return w.release()
+}
+
+// copyReader gives a run's rows in COPY's text format, encoded while they are sent.
+type copyReader struct {
+	run     *copyRun
+	changes []*decode.Change
+	whole   bool // all columns are written
+
+	mu      sync.Mutex // pgconn may leave its reading goroutine behind when the connection breaks
+	stopped bool
+	next    int // of the run's changes
+	row     decode.Row
+	buf     []byte // encoded
+	rest    []byte // of buf, not read yet
+}
+
+// Read encodes rows until p is full.
+func (r *copyReader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for n < len(p) {
+		if len(r.rest) == 0 {
+			if r.stopped || r.next == len(r.run.changes) {
+				break
+			}
+			if err := r.encode(); err != nil {
+				return n, err
+			}
+		}
+		k := copy(p[n:], r.rest)
+		n, r.rest = n+k, r.rest[k:]
+	}
+	if n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// encode makes the next row's bytes.
+func (r *copyReader) encode() error {
+	row := r.changes[r.run.changes[r.next]].New
+	r.next++
+	if !r.whole {
+		r.row = r.row[:0]
+		for _, i := range r.run.columns {
+			r.row = append(r.row, row[i])
+		}
+		row = r.row
+	}
+	var err error
+	r.buf, err = decode.AppendCopyRow(r.buf[:0], row)
+	r.rest = r.buf
+	return err
+}
+
+// stop makes sure that the rows are no longer read.
+func (r *copyReader) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopped, r.rest = true, nil
+}
