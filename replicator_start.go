@@ -239,7 +239,7 @@ func (s *replication) begin(ctx context.Context) error {
 	}
 	// What earlier attempts copied is of no use to anybody, and a stream that is full of it has no room for
 	// this one's first message.
-	if err := s.stream.PurgeCopy(ctx, 0, s.last, s.last); err != nil {
+	if err := s.stream.DropCopies(ctx, s.last); err != nil {
 		return err
 	}
 	s.attempt, s.start, s.copyDone, s.noCopy = s.attempt+1, 0, false, false

@@ -187,7 +187,7 @@ func (s *replication) tooLarge(ctx context.Context) error {
 func (s *replication) copiedBy(w *state.Worker) uint64 {
 	switch {
 	case w.Checkpoint.Attempt >= s.attempt:
-		return w.Checkpoint.Seq
+		return s.verified.Load() // all of it, though it stands behind the message that the checkpoint names
 	case w.Checkpoint.CopyAttempt == s.attempt:
 		return w.Checkpoint.CopySeq + 1
 	}

@@ -31,7 +31,8 @@ type copyTable struct {
 	table   sink.CopyTable
 
 	mu      sync.Mutex
-	pending int // chunks in the sink's hands
+	pending int    // chunks in the sink's hands
+	seen    uint64 // chunks that were handed out in this session
 	end     *wire.CopyEnd
 	ended   *sequenceMark
 }
@@ -149,6 +150,7 @@ type drainer struct {
 	marks  sequenceMarks
 	joined []byte
 	part   uint32
+	prev   uint64    // sequence of the last part
 	torn   time.Time // when a part was found missing; zero: none is
 	tasks  chan copyTask
 	mu     sync.Mutex
@@ -180,9 +182,11 @@ func (f *feed) drain(ctx context.Context, a *attempt) error {
 	ended := d.whole
 	g, gctx := errgroup.WithContext(ctx)
 	writers := 1
+	for _, t := range a.tables {
+		t.table.Resumed = from > a.seq+1
+	}
 	if f.copy != nil {
 		for _, t := range a.tables {
-			t.table.Resumed = from > a.seq+1
 			if err := f.copyError(t, decode.CopyID{Attempt: a.start.Attempt, Table: t.table.Source, Point: t.table.Point}, f.copy.BeginTable(ctx, t.table)); err != nil {
 				return err
 			}
@@ -263,7 +267,9 @@ func (d *drainer) message(ctx context.Context, m bus.Message) (ended int, err er
 		if h.Part == 0 {
 			d.joined, d.part = joinBuffer(&h, body), 0
 		}
-		if h.Part != d.part {
+		follows := h.Part == 0 || m.Seq == d.prev+1 // parts stand on consecutive sequences
+		d.prev = m.Seq
+		if h.Part != d.part || !follows {
 			// The rest of a message whose beginning is gone: this attempt can't be whole any more. A later
 			// one purges what it left, and is about to say so.
 			if d.joined, d.part = nil, 0; d.torn.IsZero() {
@@ -282,8 +288,13 @@ func (d *drainer) message(ctx context.Context, m bus.Message) (ended int, err er
 		case wire.RecCopyChunk:
 			return d.chunk(ctx, m.Seq, rec)
 		case wire.RecCopyEnd:
-			ended++
-			return d.end(ctx, m.Seq, rec)
+			if err := d.end(ctx, m.Seq, rec); err != nil {
+				return err
+			}
+			if d.torn.IsZero() { // a torn attempt never ends
+				ended++
+			}
+			return nil
 		}
 		return fmt.Errorf("%w: record %#x in copy message %d", wire.ErrFormat, byte(rec.Type), m.Seq)
 	})
@@ -301,6 +312,7 @@ func (d *drainer) chunk(ctx context.Context, seq uint64, rec wire.Record) error 
 	}
 	t.mu.Lock()
 	t.pending++
+	t.seen++
 	t.mu.Unlock()
 	select {
 	case d.tasks <- copyTask{t: t, chunk: c, mark: d.marks.add(seq)}:
@@ -321,6 +333,13 @@ func (d *drainer) end(ctx context.Context, seq uint64, rec wire.Record) error {
 		return fmt.Errorf("%w: end of table %d, which the attempt did not announce", wire.ErrFormat, e.Table)
 	}
 	t.mu.Lock()
+	if !t.table.Resumed && t.seen != e.Chunks { // a later attempt has purged the others already
+		t.mu.Unlock()
+		if d.torn.IsZero() {
+			d.torn = time.Now()
+		}
+		return nil
+	}
 	t.end, t.ended = &e, d.marks.add(seq)
 	last := t.pending == 0
 	t.mu.Unlock()

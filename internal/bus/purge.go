@@ -32,6 +32,30 @@ func (s *Stream) PurgeCopy(ctx context.Context, attempt uint32, below, verified 
 	return s.purge(ctx, s.CopyFilter(attempt), below, below, verified)
 }
 
+// DropCopies deletes the copied rows of all attempts up to and with last, the stream's last sequence as
+// verified: a purge can only reach below it, so the message there, if it holds copied rows, is deleted by itself.
+func (s *Stream) DropCopies(ctx context.Context, last uint64) error {
+	if err := s.PurgeCopy(ctx, 0, last, last); err != nil || last == 0 {
+		return err
+	}
+	m, err := s.Get(ctx, last)
+	if errors.Is(err, ErrEmpty) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, _, ok := s.ParseCopySubject(m.Subject); !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if err := s.str.DeleteMsg(ctx, last); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("bus: delete message %d of stream %s: %w", last, s.name, mapError(err))
+	}
+	return nil
+}
+
 func (s *Stream) purge(ctx context.Context, subject string, below, asked, verified uint64) error {
 	if asked > verified {
 		return fmt.Errorf("%w (below %d, verified %d)", ErrBeyondTail, asked, verified)
