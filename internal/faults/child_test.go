@@ -111,7 +111,11 @@ func runChild(role string) int {
 			}
 		}
 	}()
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	level := slog.LevelDebug
+	if role == roleNATS {
+		level = slog.LevelWarn // the rest is long, and says nothing that a failed test is about
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	status := reporter(os.Stdout)
 	switch role {
 	case roleReplicator:
