@@ -38,6 +38,7 @@ func (e *requestError) Unwrap() error { return e.err }
 // https://www.postgresql.org/docs/current/libpq-pipeline-mode.html
 type pipeline struct {
 	p       *pgconn.Pipeline
+	pg      *pgconn.PgConn
 	queue   []request // what was sent, in order
 	head    int       // the next one to be answered
 	mark    int       // the end of the last window that was sent
@@ -51,7 +52,7 @@ type pipeline struct {
 
 func newPipeline(ctx context.Context, c *session, missing func(change int) error) *pipeline {
 	return &pipeline{
-		p: c.pg.StartPipeline(ctx), missing: missing, name: c.programs.name,
+		p: c.pg.StartPipeline(ctx), pg: c.pg, missing: missing, name: c.programs.name,
 		describe: pgconn.StatementDescription{Fields: make([]pgconn.FieldDescription, 1)},
 	}
 }
@@ -187,8 +188,11 @@ func (q *pipeline) finish() error {
 	return nil
 }
 
-// abandon gives the connection back after an error: the server skips to the Sync.
+// abandon gives the connection back after an error: the server skips to the Sync. A connection that broke is
+// pgconn's own: it closes it on another goroutine, and writes to it there.
 func (q *pipeline) abandon() {
-	_ = q.p.Sync()
+	if !q.pg.IsClosed() {
+		_ = q.p.Sync()
+	}
 	_ = q.p.Close()
 }
