@@ -97,7 +97,7 @@ func retry(ctx context.Context, log *slog.Logger, st *commonStatus, session func
 			log.WarnContext(ctx, "interrupted, trying again", slog.Any("error", err))
 		}
 		st.interrupted(err)
-		if time.Since(began) > sessionGrace {
+		if time.Since(began) > sessionGrace || errors.Is(err, errRound) {
 			backoff.Reset()
 		}
 		if backoff.Wait(ctx) != nil {

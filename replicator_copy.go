@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -15,20 +14,27 @@ import (
 	"github.com/pgflo/flo/internal/wire"
 )
 
-// copyTables copies the attempt's tables under the slot's snapshot into the stream, and closes done
-// when the last message is in the publisher's hands: whatever is published behind it stands behind
-// it in the stream.
+// copyTables copies the round's tables under one snapshot into the stream, and closes done when the last
+// message is in the publisher's hands: whatever is published behind it stands behind it in the stream.
+// Tables that were rewritten meanwhile are left for another round.
 func (s *replication) copyTables(ctx context.Context, done chan<- struct{}) error {
-	tables := make([]flocopy.Table, 0, len(s.tables))
-	for i := range s.tables {
-		t := &s.tables[i]
+	s.r.status.copying()
+	if len(s.round) == 0 {
+		close(done)
+		return nil
+	}
+	if err := s.takeSnapshot(ctx); err != nil {
+		return s.publisherError(err)
+	}
+	tables := make([]flocopy.Table, 0, len(s.round))
+	for i := range s.round {
+		t := &s.round[i]
 		ft := flocopy.Table{OID: t.OID, Schema: t.Schema, Name: t.Name, RowFilter: t.RowFilter}
 		for _, c := range t.Columns {
 			ft.Columns = append(ft.Columns, c.Name)
 		}
 		tables = append(tables, ft)
 	}
-	s.r.status.copying()
 	var release sync.Once
 	free := func() { release.Do(func() { s.slot.Release(ctx) }) }
 	started := free
@@ -49,9 +55,11 @@ func (s *replication) copyTables(ctx context.Context, done chan<- struct{}) erro
 		Progress:    s.r.status.progress,
 	})
 	var rewritten *flocopy.RewrittenError
-	if errors.As(err, &rewritten) {
-		s.log.WarnContext(ctx, "the copy begins again", slog.Any("reason", err))
-		return fmt.Errorf("%w: %w", errAgain, err)
+	if errors.As(err, &rewritten) || errors.Is(err, flocopy.ErrDropped) {
+		if perr := s.pub.Drained(ctx); perr != nil { // the tables that are whole stay so
+			return s.publisherError(perr)
+		}
+		return fmt.Errorf("%w: %w", errRound, err)
 	}
 	if err != nil {
 		return s.publisherError(err)
@@ -73,7 +81,7 @@ func (s *replication) emitChunk(ctx context.Context, c flocopy.Chunk) error {
 	head := wire.AppendCopyChunkHead(room[:0], &chunk)
 	at := copyRoom - len(head)
 	copy(c.Data[at:], head)
-	return s.putCopy(ctx, c.Table.OID, c.Data[at-wire.HeaderRoom:])
+	return s.putCopy(ctx, s.stream.CopySubject(s.attempt, c.Table.OID), c.Data[at-wire.HeaderRoom:])
 }
 
 func (s *replication) emitEnd(ctx context.Context, t *flocopy.Table, chunks, rows uint64) error {
@@ -81,10 +89,10 @@ func (s *replication) emitEnd(ctx context.Context, t *flocopy.Table, chunks, row
 	if err != nil {
 		return err
 	}
-	return s.putCopy(ctx, t.OID, body)
+	return s.putCopy(ctx, s.stream.CopyEndSubject(s.attempt, t.OID), body)
 }
 
-func (s *replication) putCopy(ctx context.Context, table uint32, body []byte) error {
+func (s *replication) putCopy(ctx context.Context, subject string, body []byte) error {
 	if err := s.gate.waitCopy(ctx); err != nil {
 		return err
 	}
@@ -93,7 +101,7 @@ func (s *replication) putCopy(ctx context.Context, table uint32, body []byte) er
 	b := pack.NewBatch(wire.Header{
 		Kind: wire.Copy, Session: s.id, Attempt: s.attempt, Start: s.start, Timeline: uint32(s.sys.Timeline), From: at, To: at,
 	}, body)
-	return s.pub.Publish(ctx, s.stream.CopySubject(s.attempt, table), b.Messages(s.stream.MaxPayload()), nil)
+	return s.pub.Publish(ctx, subject, b.Messages(s.stream.MaxPayload()), nil)
 }
 
 // copyOnly copies, marks the end, and is done: there is nothing to stream.
@@ -119,6 +127,7 @@ func (s *replication) copyOnly(ctx context.Context) error {
 		if err := s.pub.Drained(gctx); err != nil {
 			return s.publisherError(err)
 		}
+		s.whole.Store(true)
 		s.r.status.copied()
 		return errFinished
 	})

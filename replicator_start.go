@@ -38,19 +38,24 @@ type replication struct {
 	tailSeq  uint64
 	tail     wire.Point
 	attempt  uint32
-	copyDone bool
+	copyDone bool   // or was, when the session began
 	noCopy   bool   // the attempt began without a copy
-	start    uint64 // sequence of the attempt's Start message
+	start    uint64 // sequence of the message that began the attempt
 	timeline uint32 // of the source when the tail was written
 	started  bool   // the attempt has a Start, not just an Init
 	finished bool   // a CopyOnly copy is whole
 
 	pub       *bus.Publisher
-	published []string // names of the publications
-	tables    []source.Table
+	published []string       // names of the publications
+	tables    []source.Table // of the group
+	lineage   lineage
+	round     []source.Table  // those that this session copies
 	slot      *source.NewSlot // holds the snapshot until the copy has imported it
+	made      bool            // this session made the group's slot
 
 	acked    ackedPositions
+	swept    bool                       // nothing of a copy is in the stream any more
+	whole    atomic.Bool                // the copy is whole, and the stream says so
 	verified atomic.Uint64              // the last sequence that this session knows to be stored
 	stored   atomic.Pointer[wire.Point] // where `changes` ends in the stream
 	gate     byteGate
@@ -108,7 +113,7 @@ func (s *replication) readTail(ctx context.Context) error {
 	}
 	return wire.Walk(body, func(rec wire.Record) error {
 		switch rec.Type {
-		case wire.RecStart:
+		case wire.RecStart, wire.RecRound:
 			s.start, s.started = msg.Seq, true
 		case wire.RecCopyDone:
 			var d wire.CopyDone
@@ -154,18 +159,37 @@ func (s *replication) decide(ctx context.Context, created bool) (bool, error) {
 		}
 		return true, nil
 	}
-	if !s.started || !s.copyDone || s.r.afresh.CompareAndSwap(true, false) {
-		return true, nil // the slot was never made, or the copy was cut short: everything again
+	if !s.started || s.r.afresh.CompareAndSwap(true, false) {
+		return true, nil // the slot was never made, or is of no use
 	}
-	if err := s.checkResume(slot, missing); err != nil {
+	if s.lineage, err = s.readLineage(ctx); err != nil {
 		return false, err
 	}
-	return false, s.checkTimeline(ctx)
+	if mode == CopyOnly && s.lineage.base != s.attempt {
+		return false, s.streamed()
+	}
+	if mode == CopyOnly {
+		return true, nil // all of it has to be of one snapshot
+	}
+	err = s.checkResume(slot, missing)
+	if err == nil {
+		err = s.checkTimeline(ctx)
+	}
+	if err != nil && !s.copyDone && s.lineage.base == s.attempt && lostHistory(err) {
+		s.log.WarnContext(ctx, "everything is copied again: the first copy is not whole, and the stream behind it can't go on", slog.Any("error", err))
+		return true, nil
+	}
+	return false, err
+}
+
+// lostHistory reports whether an error says that the stream can't be continued.
+func lostHistory(err error) bool {
+	return errors.Is(err, ErrSlotLost) || errors.Is(err, ErrGap) || errors.Is(err, ErrSourceChanged)
 }
 
 // checkMode refuses a mode that doesn't go on with what the group did before.
 func (s *replication) checkMode() error {
-	const remedy = "run it as before, or call Drop and start over"
+	const remedy = modeRemedy
 	switch mode := s.r.cfg.mode; {
 	case !s.started:
 		return nil
@@ -174,10 +198,16 @@ func (s *replication) checkMode() error {
 	case mode == StreamOnly && !s.copyDone:
 		return fmt.Errorf("%w: the copy of group %q was cut short, and StreamOnly would leave the destination with a part of it; %s", ErrMode, s.r.cfg.group, remedy)
 	case mode == CopyOnly && s.copyDone:
-		return fmt.Errorf("%w: group %q has streamed; %s", ErrMode, s.r.cfg.group, remedy)
+		return s.streamed()
 	}
 	return nil
 }
+
+func (s *replication) streamed() error {
+	return fmt.Errorf("%w: group %q has streamed; %s", ErrMode, s.r.cfg.group, modeRemedy)
+}
+
+const modeRemedy = "run it as before, or call Drop and start over"
 
 // endPredecessor ends the walsender of a replicator of this group that no longer has the lease: one that
 // is paused, or whose machine is gone and whose connection isn't yet.
@@ -279,36 +309,6 @@ func (s *replication) publish(ctx context.Context) error {
 	return s.ensurePublications(ctx, tables)
 }
 
-// republish goes on with the tables that the group had when its copy began. A table that was added to the
-// options, or made, since then has no copy: it is left out, with a warning. One that was taken out leaves.
-func (s *replication) republish(ctx context.Context) error {
-	asked, err := s.resolve(ctx, s.conn)
-	if err != nil {
-		return err
-	}
-	name := s.r.cfg.publicationName()
-	published, err := s.r.source.PublishedTables(ctx, s.conn, []string{name, name + source.KeylessSuffix})
-	if err != nil {
-		return err
-	}
-	have := map[uint32]bool{}
-	for _, t := range published {
-		have[t.OID] = true
-	}
-	var tables []source.Table
-	for _, t := range asked {
-		if have[t.OID] {
-			tables = append(tables, t)
-			continue
-		}
-		s.warnOfNew(ctx, &t)
-	}
-	if len(tables) == 0 && len(asked) > 0 {
-		return fmt.Errorf("%w: publication %q holds none of the tables that are asked for: it was dropped or changed; call Drop and start over", ErrTables, name)
-	}
-	return s.ensurePublications(ctx, tables)
-}
-
 func (s *replication) resolve(ctx context.Context, conn *pgx.Conn) ([]source.Table, error) {
 	include, err := names.ParseAll(s.r.cfg.tables)
 	if err != nil {
@@ -353,8 +353,7 @@ func (s *replication) warn(ctx context.Context, text string) {
 }
 
 func (s *replication) warnOfNew(ctx context.Context, t *source.Table) {
-	s.warn(ctx, fmt.Sprintf("table %s is not replicated: it was not among the group's tables when its copy began, or was made again since; "+
-		"call Drop and start over to include it", names.Qualified(t.Schema, t.Name)))
+	s.warn(ctx, fmt.Sprintf("table %s is not replicated yet: it was made, or renamed, since the replicator started; start the replicator again to copy and include it", names.Qualified(t.Schema, t.Name)))
 }
 
 func (c *config) publicationName() string {
@@ -365,13 +364,22 @@ func (c *config) publicationName() string {
 }
 
 func (s *replication) createSlot(ctx context.Context) error {
-	name := s.r.cfg.slot
-	if err := s.r.source.DropSlot(ctx, name); err != nil { // one that is missing is no error
+	if err := s.r.source.DropSlot(ctx, s.r.cfg.slot); err != nil { // one that is missing is no error
 		return err
 	}
 	s.r.status.set(PhaseCreatingSlot)
+	slot, err := s.makeSlot(ctx, s.r.cfg.slot, s.r.cfg.mode == CopyOnly)
+	if err != nil {
+		return err
+	}
+	s.slot, s.made = slot, true
+	return nil
+}
+
+// makeSlot makes a slot, and says whom it waits for.
+func (s *replication) makeSlot(ctx context.Context, name string, temporary bool) (*source.NewSlot, error) {
 	const waiting = "waiting for an older transaction: "
-	slot, err := s.r.source.CreateSlot(ctx, name, s.r.cfg.mode == CopyOnly, func(old []source.OldTransaction) {
+	slot, err := s.r.source.CreateSlot(ctx, name, temporary, func(old []source.OldTransaction) {
 		for _, t := range old {
 			if s.r.status.warn(waiting + t.String()) {
 				s.log.WarnContext(ctx, "the replication slot can't be created yet: an older transaction is open", slog.String("transaction", t.String()))
@@ -379,30 +387,25 @@ func (s *replication) createSlot(ctx context.Context) error {
 		}
 	})
 	s.r.status.clearWarnings(waiting)
-	if err != nil {
-		return err
-	}
-	s.slot = slot
-	return nil
+	return slot, err
 }
 
 // publishStart publishes where changes begin and which tables are copied, and waits until it is stored.
 func (s *replication) publishStart(ctx context.Context) error {
-	copies := s.tables
+	s.round = s.tables
 	if s.r.cfg.mode == StreamOnly {
-		copies = nil
-		s.copyDone, s.noCopy = true, true
+		s.round, s.copyDone, s.noCopy = nil, true, true
 	}
+	s.lineage = begun(s.attempt, tableIDs(s.round))
 	point := s.slot.Point
 	body, err := wire.AppendJSON(room(), wire.RecStart, wire.Start{
 		Attempt: s.attempt, Point: point, Slot: s.r.cfg.slot, System: s.sys.ID, Database: s.sys.Database,
-		Timeline: int32(s.sys.Timeline), Mode: string(s.r.cfg.mode), Copies: len(copies),
+		Timeline: int32(s.sys.Timeline), Mode: string(s.r.cfg.mode), Tables: s.lineage.due,
 	})
 	if err != nil {
 		return err
 	}
-	to := wire.Point{LSN: s.tail.LSN, End: point}
-	if err := s.put(ctx, body, to); err != nil {
+	if err := s.put(ctx, body, wire.Point{LSN: s.tail.LSN, End: point}); err != nil {
 		return err
 	}
 	if err := s.pub.Drained(ctx); err != nil {
@@ -414,25 +417,13 @@ func (s *replication) publishStart(ctx context.Context) error {
 			s.log.WarnContext(ctx, "ending the session that made the slot failed", slog.Any("error", err))
 		}
 	}
-	body = room()
-	for i := range copies {
-		if body, err = s.appendCopyBegin(ctx, body, &copies[i], point); err != nil {
-			return err
-		}
-		if len(body) > s.target() || i == len(copies)-1 {
-			if err := s.put(ctx, body, to); err != nil {
-				return err
-			}
-			body = room()
-		}
-	}
-	return s.pub.Drained(ctx)
+	return nil
 }
 
-func (s *replication) appendCopyBegin(ctx context.Context, body []byte, t *source.Table, point decode.LSN) ([]byte, error) {
+func (s *replication) appendCopyBegin(ctx context.Context, conn *pgx.Conn, body []byte, t *source.Table, point decode.LSN) ([]byte, error) {
 	rel := &decode.Relation{OID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity, Columns: t.Columns}
 	frame := decode.AppendRelation(nil, rel)
-	body, err := s.appendDescription(ctx, body, rel)
+	body, err := appendDescription(ctx, conn, body, rel)
 	if err != nil {
 		return nil, err
 	}
@@ -440,12 +431,12 @@ func (s *replication) appendCopyBegin(ctx context.Context, body []byte, t *sourc
 }
 
 // appendDescription appends what the relation's own message leaves out, if there is anything.
-func (s *replication) appendDescription(ctx context.Context, body []byte, rel *decode.Relation) ([]byte, error) {
+func appendDescription(ctx context.Context, conn *pgx.Conn, body []byte, rel *decode.Relation) ([]byte, error) {
 	oids := make([]uint32, 0, len(rel.Columns))
 	for _, c := range rel.Columns {
 		oids = append(oids, c.Type.OID)
 	}
-	d, err := source.Describe(ctx, s.conn, rel.OID, oids)
+	d, err := source.Describe(ctx, conn, rel.OID, oids)
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,7 @@ type streaming struct {
 // run streams, and copies beside it where the attempt still has to, until ctx ends or something breaks.
 func (s *replication) run(ctx context.Context) error {
 	if s.published == nil {
-		if err := s.republish(ctx); err != nil {
+		if err := s.goOn(ctx); err != nil {
 			return err
 		}
 	}
@@ -70,11 +70,12 @@ func (s *replication) run(ctx context.Context) error {
 	}
 	defer stopAsks()
 	if s.copyDone {
+		s.whole.Store(true)
 		s.r.status.copied()
 	}
 	copied := make(chan struct{})
 	g, gctx := errgroup.WithContext(work)
-	if s.slot != nil && !s.copyDone {
+	if !s.copyDone {
 		g.Go(func() error {
 			cctx, done := either(gctx, ctx)
 			defer done()
@@ -164,7 +165,7 @@ func (s *replication) listenForAsks() (<-chan struct{}, func(), error) {
 // own is the owner's loop. stop ends it in order: what was read is handed on.
 func (st *streaming) own(ctx, stop context.Context) error {
 	st.r.status.set(PhaseStreaming)
-	if st.slot != nil && !st.copyDone {
+	if !st.copyDone {
 		st.r.status.set(PhaseCopying) // and streaming beside it
 	}
 	for stop.Err() == nil && ctx.Err() == nil {
@@ -217,7 +218,7 @@ func (st *streaming) undecodable(ctx context.Context, err error) error {
 	if !errors.As(err, &pg) || pg.Code != internalError {
 		return err
 	}
-	if st.slot == nil { // made by an earlier session
+	if !st.made { // by an earlier session
 		return fmt.Errorf("flo: the source can't decode its WAL for slot %q: %w; if starting again meets the same error, call Drop and start over with a fresh copy", st.r.cfg.slot, err)
 	}
 	st.r.afresh.Store(true) // also when the copy is whole by now
@@ -272,7 +273,7 @@ func (st *streaming) relation(ctx context.Context, data []byte) error {
 	}
 	ch := make(chan result, 1)
 	go func() {
-		records, err := st.appendDescription(ctx, nil, rel)
+		records, err := appendDescription(ctx, st.replication.conn, nil, rel)
 		ch <- result{records, err}
 	}()
 	tick := time.NewTicker(quietWait)
@@ -335,11 +336,12 @@ func (st *streaming) lookAround(ctx context.Context) error {
 		if err := st.packer.CopyDone(false); err != nil {
 			return err
 		}
-		st.r.status.copied()
-		st.r.status.set(PhaseStreaming)
+		st.copyDone = true
 		if err := st.hand(ctx); err != nil {
 			return err
 		}
+		st.r.status.copied()
+		st.r.status.set(PhaseStreaming)
 	default:
 	}
 	lsn := st.packer.IdlePosition()
@@ -425,6 +427,9 @@ func (s *replication) onAck(token any, seq uint64) {
 	}
 	to := b.Header.To
 	s.stored.Store(&to)
+	if b.Header.CopyDone && !s.whole.Load() {
+		s.whole.Store(true)
+	}
 	s.acked.add(time.Now(), to.End)
 	s.r.status.published(b.Header.To.End, b.Changes)
 	s.acked.recycle(b)

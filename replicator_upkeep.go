@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/names"
 	"github.com/pgflo/flo/internal/source"
 	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/state"
@@ -48,9 +49,16 @@ func (s *replication) upkeep(ctx context.Context) error {
 				s.log.WarnContext(ctx, "purging the stream failed", slog.Any("error", err))
 			}
 			s.writeRecord(ctx)
+			if err := s.checkWants(ctx); err != nil {
+				return err
+			}
 		}
 		if time.Since(looked) >= s.tablesInterval() {
-			if err := s.watchTables(ctx); err != nil && ctx.Err() == nil && !transient(err) {
+			err := s.watchTables(ctx)
+			if errors.Is(err, errRound) {
+				return err
+			}
+			if err != nil && ctx.Err() == nil && !transient(err) {
 				s.log.WarnContext(ctx, "looking for new tables failed", slog.Any("error", err))
 			}
 			looked = time.Now()
@@ -88,13 +96,17 @@ func (s *replication) writeRecord(ctx context.Context) {
 // checkpoint names, since that message is needed to verify it. Only checkpoints that were verified
 // by position count, and nothing above what this session knows to be stored is touched: a purge
 // beyond the last sequence would wipe a stream that was rolled back.
+//
+// While an attempt's copy is not whole, its marker and the ends of its tables stay, whoever has drained them:
+// the next session learns from them what is still to be copied.
 func (s *replication) purge(ctx context.Context) error {
+	whole := s.whole.Load()
 	workers, err := s.store.Workers(ctx)
 	if err != nil || len(workers) == 0 {
 		return err
 	}
 	verified := s.verified.Load()
-	changes, copies := verified, verified
+	changes, rows, drained := verified, verified, s.attempt
 	for i := range workers {
 		w := &workers[i]
 		needed, ok, err := s.verifyCheckpoint(ctx, w)
@@ -105,12 +117,22 @@ func (s *replication) purge(ctx context.Context) error {
 			return nil
 		}
 		changes = min(changes, needed)
-		copies = min(copies, s.copiedBy(w))
+		rows = min(rows, s.copiedBy(w))
+		drained = min(drained, w.Checkpoint.Attempt)
 	}
-	if copies > 0 {
-		if err := s.stream.PurgeCopy(ctx, 0, copies, verified); err != nil {
+	if !whole {
+		changes = min(changes, s.start)
+	}
+	if rows > 0 {
+		if err := s.stream.PurgeRows(ctx, rows, verified); err != nil {
 			return err
 		}
+	}
+	if whole && drained == s.attempt && !s.swept {
+		if err := s.stream.PurgeCopy(ctx, 0, verified, verified); err != nil {
+			return err
+		}
+		s.swept = true
 	}
 	if changes > 0 {
 		return s.stream.PurgeChanges(ctx, changes, verified)
@@ -135,13 +157,19 @@ func (s *replication) watchTables(ctx context.Context) error {
 		return err
 	}
 	had := make(map[uint32]bool, len(s.tables)) // to have an identity
+	named := make(map[string]bool, len(s.tables))
 	for _, t := range s.tables {
 		had[t.OID] = t.HasIdentity
+		named[names.Qualified(t.Schema, t.Name)] = true
 	}
 	var tables []source.Table
 	lost := false
 	for _, t := range asked {
 		identity, ours := had[t.OID]
+		if name := names.Qualified(t.Schema, t.Name); !ours && named[name] && !s.noCopy {
+			s.log.WarnContext(ctx, "a table was dropped and made again: it is copied afresh", slog.String("table", name))
+			return errRound
+		}
 		if !ours {
 			s.warnOfNew(ctx, &t)
 			continue
@@ -183,15 +211,16 @@ func (s *replication) tooLarge(ctx context.Context) error {
 		ErrTransactionTooLarge, at.LSN, s.r.cfg.maxBytes, at.Ordinal)
 }
 
-// copiedBy tells below which sequence a worker needs no copy messages any more.
+// copiedBy tells below which sequence a worker needs no copied rows any more.
 func (s *replication) copiedBy(w *state.Worker) uint64 {
+	cp := &w.Checkpoint
 	switch {
-	case w.Checkpoint.Attempt >= s.attempt:
+	case cp.Attempt >= s.attempt:
 		return s.verified.Load() // all of it, though it stands behind the message that the checkpoint names
-	case w.Checkpoint.CopyAttempt == s.attempt:
-		return w.Checkpoint.CopySeq + 1
+	case cp.CopyAttempt > cp.Attempt:
+		return cp.CopySeq + 1
 	}
-	return 0
+	return cp.Seq // the rows of the attempts that it has to drain stand behind their markers
 }
 
 // verifyCheckpoint compares a checkpoint with the message that it names. needed is that message's first

@@ -215,7 +215,7 @@ func (s *working) open(ctx context.Context) error {
 	if rec := s.start; s.copy != nil && rec.Incarnation == s.stream.Incarnation() && rec.CopyAttempt > cp.Attempt && (cp.IsZero() || cp.Incarnation == rec.Incarnation) {
 		// The sink knows each chunk; the record says which messages it needs no more.
 		cp.Incarnation = rec.Incarnation
-		cp.CopyAttempt, cp.CopySeq, cp.CopyTables = rec.CopyAttempt, rec.CopySeq, rec.CopyTables
+		cp.CopyAttempt, cp.CopySeq = rec.CopyAttempt, rec.CopySeq
 	}
 	s.start = cp
 	return nil
@@ -267,12 +267,15 @@ func (s *working) run(t *tenure, from place) error {
 	work, cancel := context.WithCancel(t.work) // what the sink has begun is finished
 	defer cancel()
 
+	f, err := newFeed(s, from)
+	if err != nil {
+		return err
+	}
 	g, gctx := errgroup.WithContext(work)
 	reading, stopReading := context.WithCancelCause(gctx)
 	defer stopReading(nil)
 	defer context.AfterFunc(ctx, func() { stopReading(context.Cause(ctx)) })()
 
-	f := newFeed(s, from)
 	g.Go(func() error { return s.report.run(reading) })
 	g.Go(func() error {
 		defer close(f.out)

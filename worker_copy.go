@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -18,17 +21,12 @@ import (
 	"github.com/pgflo/flo/sink"
 )
 
-// attempt is a copy that the worker has to drain before it goes on in `changes`.
-type attempt struct {
-	start  wire.Start
-	seq    uint64 // of the Start message
-	tables map[uint32]*copyTable
-}
-
+// copyTable is a table of a round.
 type copyTable struct {
 	in      *decode.Relation // as the chunks have it
 	binding *rules.Binding
 	table   sink.CopyTable
+	dropped atomic.Bool // a later attempt copies it
 
 	mu      sync.Mutex
 	pending int    // chunks in the sink's hands
@@ -37,99 +35,12 @@ type copyTable struct {
 	ended   *sequenceMark
 }
 
-// attemptPoll is how often a worker that waits for a copy looks whether a later attempt has begun.
-const attemptPoll = time.Second
-
-// errSuperseded says that an attempt was given up for a later one.
-var errSuperseded = errors.New("flo: the copy was begun again")
-
-// started takes an attempt's Start: what came before it counts no more.
-func (f *feed) started(ctx context.Context, seq uint64, h *wire.Header, rec wire.Record) error {
-	var st wire.Start
-	if err := rec.JSON(&st); err != nil {
-		return err
-	}
-	if st.Attempt <= f.cp.Attempt {
-		return nil
-	}
-	if err := f.aborted(ctx); err != nil {
-		return err
-	}
-	if f.batch.moved {
-		if err := f.emit(ctx); err != nil {
-			return err
-		}
-	}
-	f.pos = wire.Point{LSN: f.pos.LSN, End: st.Point}
-	f.superseded = 0
-	if st.Copies == 0 {
-		f.cp.Attempt = st.Attempt
-		return nil
-	}
-	gone, err := f.laterAttempt(ctx, st.Attempt)
-	if err != nil {
-		return err
-	}
-	if gone {
-		f.superseded = st.Attempt
-		return nil
-	}
-	f.copying = &attempt{start: st, seq: seq, tables: map[uint32]*copyTable{}}
-	return nil
-}
-
-func (f *feed) laterAttempt(ctx context.Context, than uint32) (bool, error) {
-	tail, err := f.stream.Tail(ctx)
-	if errors.Is(err, bus.ErrEmpty) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	h, _, err := wire.Parse(tail.Data)
-	return h.Attempt > than, err
-}
-
-// copyBegin collects the attempt's tables; behind the last one the copy is drained.
-func (f *feed) copyBegin(ctx context.Context, seq uint64, h *wire.Header, rec wire.Record) error {
-	a := f.copying
-	var cb wire.CopyBegin
-	if err := rec.JSON(&cb); err != nil {
-		return err
-	}
-	if a == nil || cb.Attempt != a.start.Attempt {
-		return nil // drained already, or given up
-	}
-	rel, err := f.parser.Relation(cb.Relation)
-	if err != nil {
-		return err
-	}
-	b, err := f.rules.Bind(rel)
-	if err != nil {
-		return &SinkError{Worker: f.opt.name, Copy: &decode.CopyID{Point: cb.Point, Table: cb.Table, Attempt: cb.Attempt}, Table: rel.Qualified(), Err: fmt.Errorf("rule: %w", err)}
-	}
-	a.tables[cb.Table] = &copyTable{in: rel, binding: b, table: sink.CopyTable{Relation: b.Out, Source: cb.Table, Attempt: cb.Attempt, Point: cb.Point, Filtered: b.Copied != nil}}
-	if len(a.tables) < a.start.Copies {
-		return nil
-	}
-	if unmet := f.rules.Unmet(); len(unmet) > 0 && cb.Attempt == 1 { // the first one has all tables
-		f.log.WarnContext(ctx, "rules name tables that are not copied: are they spelt as at the source?", slog.Any("tables", unmet))
-	}
-	f.status.set(PhaseCopying)
-	err = f.drain(ctx, a)
-	f.copying = nil
-	if errors.Is(err, errSuperseded) {
-		f.superseded = a.start.Attempt
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	f.status.set(PhaseStreaming)
-	f.cp = decode.Checkpoint{Attempt: a.start.Attempt}
-	f.finish(seq, h, wire.Point{LSN: f.pos.LSN, End: a.start.Point})
-	return f.emit(ctx)
-}
+const (
+	// attemptPoll is how often a worker that waits for a copy looks whether a later attempt has begun.
+	attemptPoll = time.Second
+	// beginPoll is how often it looks for the copy's beginning, which waits for the snapshot.
+	beginPoll = 50 * time.Millisecond
+)
 
 func (f *feed) copyDone(rec wire.Record) error {
 	var d wire.CopyDone
@@ -143,18 +54,21 @@ func (f *feed) copyDone(rec wire.Record) error {
 	return nil
 }
 
-// drainer drains one attempt's copy into the sink.
+// drainer drains one round into the sink.
 type drainer struct {
 	*feed
-	*attempt
+	round *round
+	// Of the goroutine that reads:
+	unread  map[uint32]bool // tables whose end was not read yet
+	dropped map[uint32]bool // tables that a later attempt copies
+	later   uint32          // the latest attempt that was looked at
+	parts   joiner
+	torn    time.Time // when a CopyOnly copy was found incomplete; zero: it was not
+
+	tables map[uint32]*copyTable
 	marks  sequenceMarks
-	joined []byte
-	part   uint32
-	prev   uint64    // sequence of the last part
-	torn   time.Time // when a part was found missing; zero: none is
 	tasks  chan copyTask
 	mu     sync.Mutex
-	whole  int // tables that are whole without a hole before them
 }
 
 type copyTask struct {
@@ -166,139 +80,261 @@ type copyTask struct {
 // copyQueue is how many chunks wait for a free connection of the sink.
 const copyQueue = 2
 
-// drain reads the attempt's copy messages from where the worker's record says, hands the chunks to the sink on
-// several goroutines, and returns when every table is whole.
-func (f *feed) drain(ctx context.Context, a *attempt) error {
-	d := &drainer{feed: f, attempt: a, tasks: make(chan copyTask, copyQueue)}
-	from := a.seq + 1
-	if f.place.cp.CopyAttempt == a.start.Attempt {
-		from, d.whole = max(from, f.place.cp.CopySeq+1), f.place.cp.CopyTables
+// drain reads a round's copy from where the worker's record says, hands the chunks to the sink on several
+// goroutines, and returns when every table is whole, or is left to a later round.
+func (f *feed) drain(ctx context.Context, r *round) error {
+	d := &drainer{feed: f, round: r, unread: map[uint32]bool{}, dropped: map[uint32]bool{}, tables: map[uint32]*copyTable{}, tasks: make(chan copyTask, copyQueue)}
+	for _, table := range r.tables {
+		d.unread[table] = true
 	}
-	d.marks.done = from - 1
-	f.status.copying(a.start.Copies)
+	f.status.set(PhaseCopying)
+	f.status.copying(len(r.tables))
 	if err := f.barrier(ctx); err != nil {
 		return err
 	}
-	ended := d.whole
-	g, gctx := errgroup.WithContext(ctx)
-	writers := 1
-	for _, t := range a.tables {
-		t.table.Resumed = from > a.seq+1
+	if err := d.supersede(ctx); err != nil {
+		return err
 	}
-	if f.copy != nil {
-		for _, t := range a.tables {
-			if err := f.copyError(t, decode.CopyID{Attempt: a.start.Attempt, Table: t.table.Source, Point: t.table.Point}, f.copy.BeginTable(ctx, t.table)); err != nil {
-				return err
-			}
+	if err := d.describe(ctx); err != nil {
+		return err
+	}
+	from := r.seq + 1
+	if f.place.cp.CopyAttempt == r.attempt {
+		from = max(from, f.place.cp.CopySeq+1)
+	}
+	if err := d.resume(ctx, from); err != nil {
+		return err
+	}
+	if err := d.beginTables(ctx, from > r.seq+1); err != nil {
+		return err
+	}
+	if err := d.copy(ctx, from); err != nil {
+		return err
+	}
+	for _, table := range r.tables {
+		switch t := d.tables[table]; {
+		case t == nil || d.dropped[table]:
+			f.setSkip(table, pending)
+		default:
+			f.setSkip(table, t.table.Point)
 		}
-		if p := sink.As[interface{ Parallel() int }](f.opt.sink); p != nil {
-			writers = max(1, p.Parallel())
-		}
 	}
-	for range writers {
-		g.Go(func() error { return d.writeChunks(gctx) })
-	}
-	g.Go(func() error {
-		defer close(d.tasks)
-		return d.read(gctx, from, ended)
-	})
-	return g.Wait()
+	f.report.got(slices.DeleteFunc(slices.Clone(r.tables), func(t uint32) bool { return d.dropped[t] }))
+	return f.report.flush(ctx) // what is wanted, before the checkpoint moves
 }
 
-// read hands out what the stream holds until all tables have ended.
-func (d *drainer) read(ctx context.Context, from uint64, ended int) error {
-	r := d.stream.Read(ctx, d.stream.CopyFilter(d.start.Attempt), from, bus.ReaderOptions{PullMaxBytes: prefetchBytes})
-	defer r.Close()
-	for ended < d.start.Copies {
-		wait, cancel := context.WithTimeout(ctx, attemptPoll)
-		m, err := r.Next(wait)
-		cancel()
-		if !d.torn.IsZero() {
-			if err := d.giveUp(ctx); err != nil {
-				return err
+// describe reads what the round's tables look like. It waits for their snapshot.
+func (d *drainer) describe(ctx context.Context) error {
+	subject := d.stream.CopyBeginSubject(d.round.attempt)
+	looked := time.Now()
+	for seq := uint64(1); ; {
+		missing := 0
+		for table := range d.unread {
+			if d.tables[table] == nil {
+				missing++
 			}
 		}
-		if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-			gone, err := d.laterAttempt(ctx, d.start.Attempt)
-			if err != nil {
-				return err
+		if missing == 0 {
+			break
+		}
+		m, err := d.stream.Next(ctx, seq, subject)
+		if errors.Is(err, bus.ErrEmpty) {
+			if time.Since(looked) > attemptPoll {
+				looked = time.Now()
+				if err := d.supersede(ctx); err != nil {
+					return err
+				}
 			}
-			if gone {
-				return errSuperseded
+			if err := pollWait(ctx, beginPoll); err != nil {
+				return err
 			}
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		n, err := d.message(ctx, m)
+		seq = m.Seq + 1
+		h, body, err := wire.Parse(m.Data)
+		if err != nil {
+			return fmt.Errorf("flo: copy message %d: %w", m.Seq, err)
+		}
+		if body, ok, _ := d.parts.add(m.Seq, &h, body); ok {
+			if err := wire.Walk(body, d.describeTable); err != nil {
+				return err
+			}
+		}
+	}
+	if unmet := d.rules.Unmet(); len(unmet) > 0 && d.round.base == d.round.attempt && len(d.dropped) == 0 { // this one has all tables
+		d.log.WarnContext(ctx, "rules name tables that are not copied: are they spelt as at the source?", slog.Any("tables", unmet))
+	}
+	return nil
+}
+
+// describeTable takes one record of what begins a round.
+func (d *drainer) describeTable(rec wire.Record) error {
+	if rec.Type == wire.RecDescribe {
+		return d.parser.DescribeJSON(rec.Data)
+	}
+	var cb wire.CopyBegin
+	if err := rec.JSON(&cb); err != nil {
+		return err
+	}
+	rel, err := d.parser.Relation(cb.Relation)
+	if err != nil || !d.unread[cb.Table] {
+		return err
+	}
+	b, err := d.rules.Bind(rel)
+	if err != nil {
+		return &SinkError{Worker: d.opt.name, Copy: &decode.CopyID{Point: cb.Point, Table: cb.Table, Attempt: cb.Attempt}, Table: rel.Qualified(), Err: fmt.Errorf("rule: %w", err)}
+	}
+	d.tables[cb.Table] = &copyTable{in: rel, binding: b, table: sink.CopyTable{
+		Relation: b.Out, Source: cb.Table, Attempt: cb.Attempt, Point: cb.Point, Base: d.round.base, Kept: d.round.kept, Filtered: b.Copied != nil,
+	}}
+	return nil
+}
+
+// resume takes out the tables that ended below from: all of them is in the sink.
+func (d *drainer) resume(ctx context.Context, from uint64) error {
+	d.marks.done = from - 1
+	for seq := d.round.seq + 1; seq < from; seq++ {
+		m, err := d.stream.Next(ctx, seq, d.stream.CopyEndFilter(d.round.attempt))
+		if errors.Is(err, bus.ErrEmpty) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
-		ended += n
+		if m.Seq >= from {
+			return nil
+		}
+		seq = m.Seq
+		_, table, _ := d.stream.ParseCopySubject(m.Subject)
+		if d.unread[table] {
+			delete(d.unread, table)
+			d.status.tableCopied()
+		}
 	}
 	return nil
 }
 
-// tornBound is how long a worker waits for the attempt that has to follow one that can't be whole.
+// beginTables readies the sink.
+func (d *drainer) beginTables(ctx context.Context, resumed bool) error {
+	for _, table := range slices.Sorted(maps.Keys(d.unread)) {
+		t := d.tables[table]
+		t.table.Resumed = resumed
+		if d.feed.copy == nil {
+			continue
+		}
+		err := d.feed.copy.BeginTable(ctx, t.table)
+		var together *sink.TogetherError
+		if errors.As(err, &together) {
+			d.want(ctx, err.Error(), together.Sources...)
+			d.drop(table)
+			continue
+		}
+		id := decode.CopyID{Attempt: d.round.attempt, Table: table, Point: t.table.Point}
+		if err := d.copyError(t, id, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copy hands the chunks to the sink.
+func (d *drainer) copy(ctx context.Context, from uint64) error {
+	writers := 1
+	if p := sink.As[interface{ Parallel() int }](d.opt.sink); p != nil && d.feed.copy != nil {
+		writers = max(1, p.Parallel())
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for range writers {
+		g.Go(func() error { return d.writeChunks(gctx) })
+	}
+	g.Go(func() error {
+		defer close(d.tasks)
+		return d.read(gctx, from)
+	})
+	return g.Wait()
+}
+
+// read hands out what the stream holds until all tables have ended.
+func (d *drainer) read(ctx context.Context, from uint64) error {
+	if len(d.unread) == 0 {
+		return nil
+	}
+	r := d.stream.Read(ctx, d.stream.CopyFilter(d.round.attempt), from, bus.ReaderOptions{PullMaxBytes: prefetchBytes})
+	defer r.Close()
+	for len(d.unread) > 0 {
+		wait, cancel := context.WithTimeout(ctx, attemptPoll)
+		m, err := r.Next(wait)
+		cancel()
+		idle := err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded)
+		if idle || !d.torn.IsZero() {
+			if err := d.supersede(ctx); err != nil {
+				return err
+			}
+			if !d.torn.IsZero() && time.Since(d.torn) > tornBound {
+				return fmt.Errorf("%w: worker %q: copied rows are missing in the stream, and no new copy has begun. Call Drop and start over with a fresh copy", ErrGap, d.opt.name)
+			}
+		}
+		if idle {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := d.message(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tornBound is how long a worker waits for the attempt that has to follow a CopyOnly copy that can't be whole.
 const tornBound = time.Minute
 
-// giveUp ends a torn attempt when a later one has begun.
-func (d *drainer) giveUp(ctx context.Context) error {
-	gone, err := d.laterAttempt(ctx, d.start.Attempt)
-	switch {
-	case err != nil:
+// incomplete gives up a table of which something is missing in the stream.
+func (d *drainer) incomplete(ctx context.Context, table uint32) error {
+	if err := d.supersede(ctx); err != nil || !d.unread[table] {
 		return err
-	case gone:
-		return errSuperseded
-	case time.Since(d.torn) > tornBound:
-		return fmt.Errorf("%w: worker %q: parts of copied rows are missing in the stream, and no new copy has begun. Call Drop and start over with a fresh copy", ErrGap, d.opt.name)
 	}
+	if d.round.copyOnly { // its tables are of one snapshot: they can only be copied again all together
+		if d.torn.IsZero() {
+			d.torn = time.Now()
+			d.want(ctx, "copied rows are missing in the stream", table)
+		}
+		return nil
+	}
+	d.want(ctx, "copied rows are missing in the stream", table)
+	d.drop(table)
 	return nil
 }
 
-// message takes one message of the copy and gives how many tables it ends.
-func (d *drainer) message(ctx context.Context, m bus.Message) (ended int, err error) {
+// message takes one message of the copy.
+func (d *drainer) message(ctx context.Context, m bus.Message) error {
 	h, body, err := wire.Parse(m.Data)
 	if err != nil {
-		return 0, fmt.Errorf("flo: copy message %d: %w", m.Seq, err)
+		return fmt.Errorf("flo: copy message %d: %w", m.Seq, err)
 	}
-	if h.Parts > 1 {
-		if h.Part == 0 {
-			d.joined, d.part = joinBuffer(&h, body), 0
-		}
-		follows := h.Part == 0 || m.Seq == d.prev+1 // parts stand on consecutive sequences
-		d.prev = m.Seq
-		if h.Part != d.part || !follows {
-			// The rest of a message whose beginning is gone: this attempt can't be whole any more. A later
-			// one purges what it left, and is about to say so.
-			if d.joined, d.part = nil, 0; d.torn.IsZero() {
-				d.torn = time.Now()
-			}
-			return 0, nil
-		}
-		d.joined = append(d.joined, body...)
-		if d.part++; d.part < h.Parts {
-			return 0, nil
-		}
-		body, d.joined, d.part = d.joined, nil, 0
+	body, ok, torn := d.parts.add(m.Seq, &h, body)
+	if torn { // this attempt can't be whole any more; a later one purges what it left, and is about to say so
+		_, table, _ := d.stream.ParseCopySubject(m.Subject)
+		return d.incomplete(ctx, table)
 	}
-	err = wire.Walk(body, func(rec wire.Record) error {
+	if !ok {
+		return nil
+	}
+	return wire.Walk(body, func(rec wire.Record) error {
 		switch rec.Type {
 		case wire.RecCopyChunk:
 			return d.chunk(ctx, m.Seq, rec)
 		case wire.RecCopyEnd:
-			if err := d.end(ctx, m.Seq, rec); err != nil {
-				return err
-			}
-			if d.torn.IsZero() { // a torn attempt never ends
-				ended++
-			}
-			return nil
+			return d.end(ctx, m.Seq, rec)
+		case wire.RecDescribe, wire.RecCopyBegin:
+			return nil // taken before
 		}
 		return fmt.Errorf("%w: record %#x in copy message %d", wire.ErrFormat, byte(rec.Type), m.Seq)
 	})
-	return ended, err
 }
 
 func (d *drainer) chunk(ctx context.Context, seq uint64, rec wire.Record) error {
@@ -307,8 +343,9 @@ func (d *drainer) chunk(ctx context.Context, seq uint64, rec wire.Record) error 
 		return err
 	}
 	t := d.tables[c.ID.Table]
-	if t == nil {
-		return fmt.Errorf("%w: copied rows of table %d, which the attempt did not announce", wire.ErrFormat, c.ID.Table)
+	if !d.unread[c.ID.Table] {
+		d.progress(d.marks.add(seq))
+		return nil
 	}
 	t.mu.Lock()
 	t.pending++
@@ -329,20 +366,19 @@ func (d *drainer) end(ctx context.Context, seq uint64, rec wire.Record) error {
 		return err
 	}
 	t := d.tables[e.Table]
-	if t == nil {
-		return fmt.Errorf("%w: end of table %d, which the attempt did not announce", wire.ErrFormat, e.Table)
+	if !d.unread[e.Table] {
+		d.progress(d.marks.add(seq))
+		return nil
 	}
 	t.mu.Lock()
-	if !t.table.Resumed && t.seen != e.Chunks { // a later attempt has purged the others already
+	if !t.table.Resumed && t.seen != e.Chunks { // NATS has lost some, or a later attempt has purged them already
 		t.mu.Unlock()
-		if d.torn.IsZero() {
-			d.torn = time.Now()
-		}
-		return nil
+		return d.incomplete(ctx, e.Table)
 	}
 	t.end, t.ended = &e, d.marks.add(seq)
 	last := t.pending == 0
 	t.mu.Unlock()
+	delete(d.unread, e.Table)
 	if last {
 		return d.endTable(ctx, t)
 	}
@@ -350,26 +386,24 @@ func (d *drainer) end(ctx context.Context, seq uint64, rec wire.Record) error {
 }
 
 func (d *drainer) endTable(ctx context.Context, t *copyTable) error {
-	if d.copy != nil {
+	if d.feed.copy != nil {
 		table := t.table
 		table.Chunks, table.Rows = t.end.Chunks, t.end.Rows
-		id := decode.CopyID{Attempt: d.start.Attempt, Table: t.table.Source, Point: t.table.Point}
-		if err := d.copyError(t, id, d.copy.EndTable(ctx, table)); err != nil {
+		id := decode.CopyID{Attempt: d.round.attempt, Table: t.table.Source, Point: t.table.Point}
+		if err := d.copyError(t, id, d.feed.copy.EndTable(ctx, table)); err != nil {
 			return err
 		}
 	}
 	d.status.tableCopied()
-	d.progress(t.ended, true)
+	d.progress(t.ended)
 	return nil
 }
 
 // progress records how far the copy is drained without a hole.
-func (d *drainer) progress(m *sequenceMark, table bool) {
+func (d *drainer) progress(m *sequenceMark) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	m.table = table
-	if seq, tables, moved := d.marks.finish(m); moved {
-		d.whole += tables
+	if seq, moved := d.marks.finish(m); moved {
 		d.report.checkpoint(d.copyCheckpoint(seq), false)
 	}
 }
@@ -378,22 +412,24 @@ func (d *drainer) progress(m *sequenceMark, table bool) {
 func (d *drainer) copyCheckpoint(seq uint64) decode.Checkpoint {
 	cp := d.cp
 	cp.Incarnation = d.stream.Incarnation()
-	cp.CopyAttempt, cp.CopySeq, cp.CopyTables = d.start.Attempt, seq, d.whole
+	cp.CopyAttempt, cp.CopySeq = d.round.attempt, seq
 	return cp
 }
 
 func (d *drainer) writeChunks(ctx context.Context) error {
 	for task := range d.tasks {
-		if err := d.writeChunk(ctx, &task); err != nil {
-			return err
-		}
 		t := task.t
+		if !t.dropped.Load() {
+			if err := d.writeChunk(ctx, &task); err != nil {
+				return err
+			}
+		}
 		t.mu.Lock()
 		t.pending--
 		last := t.pending == 0 && t.end != nil
 		t.mu.Unlock()
 		d.status.rowsCopied(task.chunk.Rows)
-		d.progress(task.mark, false)
+		d.progress(task.mark)
 		if last {
 			if err := d.endTable(ctx, t); err != nil {
 				return err
@@ -406,7 +442,7 @@ func (d *drainer) writeChunks(ctx context.Context) error {
 func (d *drainer) writeChunk(ctx context.Context, task *copyTask) error {
 	t, c := task.t, &task.chunk
 	raw := t.binding.Copied == nil
-	if d.copy == nil {
+	if d.feed.copy == nil {
 		return d.writeRows(ctx, task)
 	}
 	chunk := &sink.CopyChunk{Table: t.table, ID: c.ID, Rows: c.Rows, Data: c.Data, Epoch: d.epoch}
@@ -417,7 +453,7 @@ func (d *drainer) writeChunk(ctx context.Context, task *copyTask) error {
 		}
 	}
 	pack.CollectBefore(len(chunk.Data))
-	return d.copyError(t, c.ID, d.copy.WriteChunk(ctx, chunk))
+	return d.copyError(t, c.ID, d.feed.copy.WriteChunk(ctx, chunk))
 }
 
 // ruledChunk is the chunk as the rules leave it.

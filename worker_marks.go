@@ -11,9 +11,8 @@ type sequenceMarks struct {
 }
 
 type sequenceMark struct {
-	seq   uint64
-	table bool // it ended a table
-	done  bool
+	seq  uint64
+	done bool
 }
 
 // add begins something that belongs to a message. Sequences never fall.
@@ -25,26 +24,22 @@ func (s *sequenceMarks) add(seq uint64) *sequenceMark {
 	return m
 }
 
-// finish ends it. It gives the sequence up to which all is done, how many tables ended since the last
-// time it moved, and whether it moved.
-func (s *sequenceMarks) finish(m *sequenceMark) (seq uint64, tables int, moved bool) {
+// finish ends it. It gives the sequence up to which all is done, and whether it moved.
+func (s *sequenceMarks) finish(m *sequenceMark) (seq uint64, moved bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m.done = true
 	n := 0
 	for n < len(s.open) && s.open[n].done {
-		if s.open[n].table {
-			tables++
-		}
 		n++
 	}
 	if n == 0 {
-		return s.done, 0, false
+		return s.done, false
 	}
 	s.done = s.open[n-1].seq
 	if n < len(s.open) && s.open[n].seq == s.done {
 		s.done-- // the rest of the same message is not done
 	}
 	s.open = append(s.open[:0], s.open[n:]...)
-	return s.done, tables, true
+	return s.done, true
 }

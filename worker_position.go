@@ -93,8 +93,8 @@ func isBeginning(h *wire.Header, body []byte) bool {
 	return err == nil && h.Parts <= 1 && (rec.Type == wire.RecInit || rec.Type == wire.RecStart)
 }
 
-// search finds the first message that reaches the position, by halving: positions rise with
-// sequences. A stream that ends below the position was rolled back: its replicator fills it up
+// search finds the first message that reaches the position, or that belongs to a later copy attempt, by halving:
+// positions and attempts rise with sequences. A stream that ends below the position was rolled back: its replicator fills it up
 // again from the slot, and the worker waits for that.
 func (s *working) search(ctx context.Context, at place) (place, error) {
 	for {
@@ -138,7 +138,7 @@ func (s *working) halve(ctx context.Context, at place, last uint64) (place, erro
 			return place{}, err
 		}
 		switch {
-		case h.To.End >= at.pos.End:
+		case h.To.End >= at.pos.End || h.Attempt > at.cp.Attempt:
 			hi = mid
 		case seq >= hi:
 			lo = hi
@@ -150,10 +150,10 @@ func (s *working) halve(ctx context.Context, at place, last uint64) (place, erro
 	if err != nil {
 		return place{}, err
 	}
-	if h.To.End < at.pos.End { // the stream was rolled back, or filled up again, while it was searched
+	if h.To.End < at.pos.End && h.Attempt <= at.cp.Attempt { // the stream was rolled back, or filled up again, while it was searched
 		return place{}, fmt.Errorf("%w: sequence %d ends at %s, below %s", errReposition, seq, h.To.End, at.pos.End)
 	}
-	if !holds(&h, at.pos.End) {
+	if h.From.End > at.pos.End {
 		return place{}, s.gap(at.pos, seq, h.From)
 	}
 	at.seq = seq - uint64(h.Part)

@@ -8,7 +8,6 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
-	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/rules"
 )
@@ -29,24 +28,34 @@ type feed struct {
 	pos      wire.Point        // taken up to here
 	cp       decode.Checkpoint // the last finished transaction that was taken
 	accepted int               // messages taken in this session
-	parts    []byte            // of a message that came in parts
-	part     uint32            // the next part that is due
+	parts    joiner
 
 	tx       *decode.Tx // nil outside transactions and while skipping
 	ordinal  uint64
 	skipping bool
 	handed   bool // a batch of the open transaction was emitted
 
-	copying    *attempt // collecting the tables of an attempt's copy
-	superseded uint32   // an attempt that was given up: nothing counts until a later one starts
+	superseded uint32                // an attempt that was given up: nothing counts until a later one starts
+	skips      map[uint32]decode.LSN // tables whose changes are left out up to a commit LSN
 }
 
 var noTime time.Time
 
-func newFeed(s *working, at place) *feed {
-	f := &feed{working: s, out: make(chan *batch), place: at, pos: at.pos, cp: at.cp, parser: decode.NewParser(), rules: rules.NewBinder(s.opt.rules)}
+func newFeed(s *working, at place) (*feed, error) {
+	skips, err := parseSkips(at.cp.Skip)
+	if err != nil {
+		return nil, err
+	}
+	f := &feed{skips: skips, working: s, out: make(chan *batch), place: at, pos: at.pos, cp: at.cp, parser: decode.NewParser(), rules: rules.NewBinder(s.opt.rules)}
 	f.batch = f.newBatch()
-	return f
+	var again []uint32 // asked for before, if that got through
+	for oid, lsn := range skips {
+		if lsn == pending {
+			again = append(again, oid)
+		}
+	}
+	s.report.want(again, at.cp.Attempt)
+	return f, nil
 }
 
 // errReposition says that a message doesn't continue the worker's position: the session begins again
@@ -129,7 +138,7 @@ func (f *feed) message(ctx context.Context, m bus.Message) error {
 	if err != nil {
 		return fmt.Errorf("flo: message %d of the stream: %w", m.Seq, err)
 	}
-	if body, ok := f.join(&h, body); ok {
+	if body, ok, _ := f.parts.add(m.Seq, &h, body); ok { // of a torn one the next message shows whether it matters
 		if err := f.whole(ctx, m.Seq, &h, body); err != nil {
 			return err
 		}
@@ -137,42 +146,6 @@ func (f *feed) message(ctx context.Context, m bus.Message) error {
 	}
 	return nil
 }
-
-// join puts the parts of a large message together. A part that isn't the next one begins anew: a
-// writer that died between two parts leaves the first ones behind.
-func (f *feed) join(h *wire.Header, body []byte) ([]byte, bool) {
-	if h.Parts <= 1 {
-		f.parts, f.part = nil, 0
-		return body, true
-	}
-	if h.Part != f.part {
-		f.parts, f.part = nil, 0
-		if h.Part != 0 {
-			return nil, false // its beginning is missing; the message that follows shows whether that matters
-		}
-	}
-	if h.Part == 0 {
-		f.parts = joinBuffer(h, body)
-	}
-	f.parts = append(f.parts, body...)
-	f.part++
-	if f.part < h.Parts {
-		return nil, false
-	}
-	whole := f.parts
-	f.parts, f.part = nil, 0
-	return whole, true
-}
-
-// joinBuffer has room for all parts of a message of which this is the first.
-func joinBuffer(h *wire.Header, body []byte) []byte {
-	size := (len(body) + wire.HeaderRoom) * int(min(h.Parts, maxPartsHint))
-	pack.CollectBefore(size)
-	return make([]byte, 0, size)
-}
-
-// maxPartsHint bounds the memory that is reserved on a header's word.
-const maxPartsHint = 256
 
 // whole takes one whole message, if it continues the worker's position.
 func (f *feed) whole(ctx context.Context, seq uint64, h *wire.Header, body []byte) error {
@@ -182,13 +155,16 @@ func (f *feed) whole(ctx context.Context, seq uint64, h *wire.Header, body []byt
 	if !f.continues(h) {
 		if !f.newAttempt(h, body) {
 			if h.To.End <= f.pos.End && !h.To.Open && !f.pos.Open {
-				return nil // all of it is applied: filled up again after a rollback
+				return f.markers(ctx, seq, h, body) // the rest is applied: filled up again after a rollback
 			}
 			if f.accepted > 0 {
 				return &repositionError{have: f.pos, from: h.From, seq: seq}
 			}
 			return f.gap(f.pos, seq, h.From)
 		}
+	}
+	if f.missesMarker(h) {
+		return &repositionError{have: f.pos, from: h.From, seq: seq}
 	}
 	if h.From.Open && !f.pos.Open {
 		f.skipping = true // the rest of a transaction that is applied
@@ -203,7 +179,9 @@ func (f *feed) whole(ctx context.Context, seq uint64, h *wire.Header, body []byt
 			return err
 		}
 	}
-	f.reach(seq, h)
+	if f.superseded == 0 {
+		f.reach(seq, h)
+	}
 	return nil
 }
 
@@ -238,7 +216,7 @@ func (f *feed) reach(seq uint64, h *wire.Header) {
 		return // within a transaction that is applied
 	}
 	f.pos = h.To
-	if !h.To.Open && f.copying == nil {
+	if !h.To.Open {
 		f.finish(seq, h, h.To)
 	}
 }
@@ -248,8 +226,13 @@ func (f *feed) finish(seq uint64, h *wire.Header, at wire.Point) {
 	if f.cp.Seq == seq && f.cp.End == at.End {
 		return
 	}
+	skip := ""
+	if len(f.skips) > 0 {
+		f.pruneSkips(at.End)
+		skip = formatSkips(f.skips)
+	}
 	f.cp = decode.Checkpoint{
-		Incarnation: f.stream.Incarnation(), Seq: seq, LSN: at.LSN, End: at.End, Session: h.Session, Attempt: f.cp.Attempt,
+		Incarnation: f.stream.Incarnation(), Seq: seq, LSN: at.LSN, End: at.End, Session: h.Session, Attempt: f.cp.Attempt, Skip: skip,
 	}
 	f.batch.moved = true
 	f.batch.whole = len(f.batch.Changes)
@@ -287,8 +270,8 @@ func (f *feed) record(ctx context.Context, seq uint64, h *wire.Header, rec wire.
 		return nil
 	case wire.RecStart:
 		return f.started(ctx, seq, h, rec)
-	case wire.RecCopyBegin:
-		return f.copyBegin(ctx, seq, h, rec)
+	case wire.RecRound:
+		return f.roundBegun(ctx, seq, h, rec)
 	case wire.RecCopyDone:
 		return f.copyDone(rec)
 	}
@@ -361,11 +344,17 @@ func (f *feed) change(ctx context.Context, frame []byte) error {
 		return fmt.Errorf("%w: change outside a transaction", decode.ErrMalformed)
 	}
 	f.ordinal++
+	if f.skipped(frame) {
+		return nil
+	}
 	c, err := f.parser.Change(frame, f.batch.arena)
 	if err != nil {
 		return fmt.Errorf("flo: change %s: %w", decode.Position{LSN: f.tx.CommitLSN, Ordinal: f.ordinal}, err)
 	}
 	c.Tx, c.Ordinal = f.tx, f.ordinal
+	if !f.keepTruncated(c) {
+		return nil
+	}
 	keep, err := f.apply(c)
 	if err != nil {
 		return err

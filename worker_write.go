@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -144,6 +145,30 @@ func (r *reporter) checkpoint(cp decode.Checkpoint, finished bool) {
 	select {
 	case r.wake <- struct{}{}:
 	default:
+	}
+}
+
+// want notes tables that the worker needs copied afresh, by an attempt above this one.
+func (r *reporter) want(tables []uint32, attempt uint32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range tables {
+		if !slices.Contains(r.rec.Recopy, t) {
+			r.rec.Recopy = append(slices.Clone(r.rec.Recopy), t)
+		}
+		r.rec.RecopyAttempt = attempt
+		r.dirty = true
+		r.poke()
+	}
+}
+
+// got forgets tables that were copied afresh.
+func (r *reporter) got(tables []uint32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	left := slices.DeleteFunc(slices.Clone(r.rec.Recopy), func(t uint32) bool { return slices.Contains(tables, t) })
+	if len(left) < len(r.rec.Recopy) {
+		r.rec.Recopy, r.dirty = left, true
 	}
 }
 

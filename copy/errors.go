@@ -95,6 +95,12 @@ func sqlState(err error) string {
 	return ""
 }
 
+// lost reports whether a table is lost to the snapshot, but the others are not.
+func lost(err error) bool {
+	var rewritten *RewrittenError
+	return errors.As(err, &rewritten) || errors.Is(err, ErrDropped)
+}
+
 // importError explains why the snapshot could not be imported. Which SQLSTATE an unknown snapshot has
 // depends on the version (PostgreSQL's snapmgr.c, ImportSnapshot).
 func importError(snapshot string, err error) error {

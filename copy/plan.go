@@ -33,6 +33,7 @@ type tablePlan struct {
 	step     int64 // pages a range
 	ranges   uint32
 	next     uint32 // first range that nobody has taken
+	lost     bool   // it was rewritten or dropped
 	progress Progress
 }
 
@@ -92,9 +93,9 @@ const planQuery = `SELECT c.relkind,
   current_user
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::oid`
 
-// planTables measures all tables in the snapshot's transaction.
-func planTables(ctx context.Context, w *worker, cfg *Config) ([]*tablePlan, error) {
-	plans := make([]*tablePlan, 0, len(cfg.Tables))
+// planTables measures all tables in the snapshot's transaction, and tells which of them are lost to it.
+func planTables(ctx context.Context, w *worker, cfg *Config) (plans []*tablePlan, gone []error, err error) {
+	plans = make([]*tablePlan, 0, len(cfg.Tables))
 	for lo := 0; lo < len(cfg.Tables); lo += planBatch {
 		hi := min(lo+planBatch, len(cfg.Tables))
 		batch := &pgconn.Batch{}
@@ -104,17 +105,21 @@ func planTables(ctx context.Context, w *worker, cfg *Config) ([]*tablePlan, erro
 		}
 		results, err := w.conn.PgConn().ExecBatch(ctx, batch).ReadAll()
 		if err != nil {
-			return nil, fmt.Errorf("flocopy: measure the tables: %w", err)
+			return nil, nil, fmt.Errorf("flocopy: measure the tables: %w", err)
 		}
 		for i, res := range results {
 			p, err := planTable(&cfg.Tables[lo+i], res.Rows, cfg.RangePages, w.version)
-			if err != nil {
-				return nil, err
+			switch {
+			case lost(err):
+				gone = append(gone, err)
+			case err != nil:
+				return nil, nil, err
+			default:
+				plans = append(plans, p)
 			}
-			plans = append(plans, p)
 		}
 	}
-	return plans, nil
+	return plans, gone, nil
 }
 
 // planTable reads planQuery's answer about one table.
@@ -172,6 +177,7 @@ type schedule struct {
 
 	mu    sync.Mutex
 	plans []*tablePlan // those that still have ranges to hand out
+	lost  []error      // tables that this snapshot can't give
 }
 
 func newSchedule(plans []*tablePlan, report func(Progress)) *schedule {
@@ -208,6 +214,18 @@ func (s *schedule) take() (pageRange, bool) {
 	return pageRange{}, false
 }
 
+// lose gives a table up: its other ranges are not read.
+func (s *schedule) lose(r pageRange, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := r.plan
+	p.next = p.ranges
+	if !p.lost {
+		p.lost = true
+		s.lost = append(s.lost, err)
+	}
+}
+
 // finish counts a range that is done, and reports whether the table is.
 func (s *schedule) finish(r pageRange, n counts) (total Progress, whole bool) {
 	s.mu.Lock()
@@ -220,7 +238,7 @@ func (s *schedule) finish(r pageRange, n counts) (total Progress, whole bool) {
 	if s.report != nil {
 		s.report(*p)
 	}
-	return *p, p.RangesDone == p.Ranges
+	return *p, p.RangesDone == p.Ranges && !r.plan.lost
 }
 
 func oidText(oid uint32) []byte { return strconv.AppendUint(nil, uint64(oid), 10) }

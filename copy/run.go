@@ -2,6 +2,7 @@ package flocopy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -13,9 +14,11 @@ import (
 
 // Run copies the tables. It returns nil when all of them are whole, after closing its connections.
 //
-// It returns a *RewrittenError if a table changed under the copy, a *TableError if one can't be read,
-// what Emit or TableDone returned, or the cause of ctx's end. All that was emitted must then be thrown
-// away or made part of another attempt, but for the tables that TableDone was called for.
+// A table that changed under the copy, or was dropped, doesn't keep it from going on with the others; Run
+// then returns a *RewrittenError, or a *TableError of kind ErrDropped, of each, joined. It stops at the first
+// *TableError of another kind (a table that can't be read), at what Emit or TableDone returned, and at the
+// end of ctx, whose cause it returns. What was emitted must then be thrown away or made part of another
+// attempt, but for the tables that TableDone was called for.
 func Run(ctx context.Context, cfg Config) error {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -49,16 +52,20 @@ func runWorkers(ctx context.Context, cfg *Config, workers []*worker) error {
 	if cfg.Started != nil {
 		cfg.Started()
 	}
-	plans, err := planTables(ctx, workers[0], cfg)
+	plans, lost, err := planTables(ctx, workers[0], cfg)
 	if err != nil {
 		return err
 	}
 	s := newSchedule(plans, cfg.Progress)
+	s.lost = lost
 	g, gctx := errgroup.WithContext(ctx)
 	for _, w := range workers {
 		g.Go(func() error { return w.run(gctx, s) })
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return errors.Join(s.lost...)
 }
 
 func closeWorkers(workers []*worker) {
@@ -119,6 +126,13 @@ func (w *worker) run(ctx context.Context, s *schedule) error {
 			break
 		}
 		n, err := w.copyRange(ctx, r)
+		if lost(err) {
+			s.lose(r, err)
+			if err := w.letGo(ctx); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -167,11 +181,19 @@ func (w *worker) copyRange(ctx context.Context, r pageRange) (counts, error) {
 // savepoint releases the locks that were taken behind it, and leaves the snapshot as it is.
 func (w *worker) turnTo(ctx context.Context, t *Table) error {
 	if w.held != nil && w.held != t {
-		if err := w.exec(ctx, "ROLLBACK TO SAVEPOINT flo_table"); err != nil {
-			return fmt.Errorf("flocopy: release table %s: %w", w.held, err)
+		if err := w.letGo(ctx); err != nil {
+			return err
 		}
 	}
 	w.held = t
+	return nil
+}
+
+func (w *worker) letGo(ctx context.Context) error {
+	if err := w.exec(ctx, "ROLLBACK TO SAVEPOINT flo_table"); err != nil {
+		return fmt.Errorf("flocopy: release table %s: %w", w.held, err)
+	}
+	w.held = nil
 	return nil
 }
 

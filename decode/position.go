@@ -59,11 +59,12 @@ type Checkpoint struct {
 	Session     uint64 `json:"session,string"`    // the writer session of message Seq
 	Attempt     uint32 `json:"attempt,omitempty"` // the copy attempt that is drained; 0: none
 
-	// While a copy is being drained: which attempt, the copy message up to which all is written, and
-	// how many tables were whole by then.
+	// While a copy is being drained: which attempt, and the copy message up to which all is written.
 	CopyAttempt uint32 `json:"copy_attempt,omitempty"`
 	CopySeq     uint64 `json:"copy_seq,omitempty"`
-	CopyTables  int    `json:"copy_tables,omitempty"`
+	// Skip names tables whose changes are left out up to a commit LSN, since a copy holds them:
+	// "lsn:oid,oid" for each LSN, separated by spaces.
+	Skip string `json:"skip,omitempty"`
 }
 
 // IsZero reports whether nothing has been applied yet.

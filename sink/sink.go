@@ -5,6 +5,7 @@ package sink
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/pgflo/flo/decode"
 )
@@ -66,7 +67,8 @@ type Transactional interface {
 // EndTable. After a crash all of them may come again: BeginTable with the same attempt must keep what
 // the chunks of that attempt have written, with another attempt (or another incarnation) it must
 // empty the table of what an earlier attempt wrote; WriteChunk must do nothing for a chunk that it
-// has written before.
+// has written before. A table may be left before its end, for a later attempt; that one may come between
+// streamed changes of others.
 type CopySink interface {
 	Sink
 	BeginTable(ctx context.Context, t CopyTable) error
@@ -87,8 +89,26 @@ type CopyTable struct {
 	// Resumed: the worker has handed over chunks of this attempt before, and some of them may no longer
 	// be in the stream. A sink that knows nothing of the attempt must then fail, since it has lost them.
 	Resumed bool
+	// Base and Kept tell what of earlier attempts still counts: of this incarnation's attempts below Base
+	// nothing does; of later ones, and of streamed changes, the rows that came from the source tables in
+	// Kept do, should they stand in the same destination table. BeginTable must leave those, and empty the table of
+	// what other sources, this one in an earlier attempt included, have brought; if it can't tell them apart it
+	// fails with a *TogetherError. A destination table into which one source table goes needs neither.
+	Base uint32
+	Kept []uint32
 	// Filtered: rules may have dropped rows, so that fewer than Rows were written.
 	Filtered bool
+}
+
+// TogetherError is BeginTable's answer when rows of other source tables, which still count, stand in the
+// destination table among rows that have to go. The worker then has all of them copied afresh together.
+type TogetherError struct {
+	Table   string   // the destination
+	Sources []uint32 // OIDs, this source's included
+}
+
+func (e *TogetherError) Error() string {
+	return fmt.Sprintf("rows of %d source tables stand in %s: they have to be copied afresh together", len(e.Sources), e.Table)
 }
 
 // CopyChunk is a run of whole rows in PostgreSQL's COPY text format, each row ended by '\n'.

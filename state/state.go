@@ -55,5 +55,8 @@ type Worker struct {
 	Epoch      uint64            `json:"epoch"` // rises at each start
 	Checkpoint decode.Checkpoint `json:"checkpoint"`
 	Finished   bool              `json:"finished,omitempty"` // a CopyOnly group's worker has applied all
-	Updated    time.Time         `json:"updated"`
+	// Recopy are source tables that the worker needs copied afresh, by an attempt above RecopyAttempt.
+	Recopy        []uint32  `json:"recopy,omitempty"`
+	RecopyAttempt uint32    `json:"recopy_attempt,omitempty"`
+	Updated       time.Time `json:"updated"`
 }

@@ -26,13 +26,24 @@ func (s *Stream) PurgeChanges(ctx context.Context, below, verified uint64) error
 	return s.purge(ctx, s.ChangesSubject(), min(below, tail.Seq), below, verified)
 }
 
-// PurgeCopy deletes copied rows of an attempt (0: of all) below a sequence. verified is as in
+// PurgeRows deletes copied rows of all attempts below a sequence; what begins and ends the copies stays.
+// verified is as in PurgeChanges.
+func (s *Stream) PurgeRows(ctx context.Context, below, verified uint64) error {
+	return s.purge(ctx, s.copyRowsFilter(), below, below, verified)
+}
+
+// PurgeCopy deletes all of an attempt's copy (0: of all attempts) below a sequence. verified is as in
 // PurgeChanges.
 func (s *Stream) PurgeCopy(ctx context.Context, attempt uint32, below, verified uint64) error {
 	return s.purge(ctx, s.CopyFilter(attempt), below, below, verified)
 }
 
-// DropCopies deletes the copied rows of all attempts up to and with last, the stream's last sequence as
+// PurgeTable deletes a table's copied rows of one attempt. verified is as in PurgeChanges.
+func (s *Stream) PurgeTable(ctx context.Context, attempt, table uint32, verified uint64) error {
+	return s.purge(ctx, s.CopySubject(attempt, table), verified, verified, verified)
+}
+
+// DropCopies deletes the copies of all attempts up to and with last, the stream's last sequence as
 // verified: a purge can only reach below it, so the message there, if it holds copied rows, is deleted by itself.
 func (s *Stream) DropCopies(ctx context.Context, last uint64) error {
 	if err := s.PurgeCopy(ctx, 0, last, last); err != nil || last == 0 {

@@ -291,27 +291,49 @@ func (s *Stream) ChangesSubject() string { return s.prefix + "changes" }
 
 // CopySubject is the subject of a table's copied rows in one attempt.
 func (s *Stream) CopySubject(attempt, table uint32) string {
-	return s.prefix + "copy." + strconv.FormatUint(uint64(attempt), 10) + "." + strconv.FormatUint(uint64(table), 10)
+	return s.prefix + "copy." + decimal(attempt) + "." + decimal(table)
 }
 
-// CopyFilter matches all copied rows of an attempt, or with 0 of all attempts.
+// CopyBeginSubject is the subject of what describes an attempt's tables. It stays until the attempt is
+// finished with, unlike the rows.
+func (s *Stream) CopyBeginSubject(attempt uint32) string {
+	return s.prefix + "copy." + decimal(attempt) + ".0.begin"
+}
+
+// CopyEndSubject is the subject of the marker that a table's copy is whole. It stays as CopyBeginSubject's do.
+func (s *Stream) CopyEndSubject(attempt, table uint32) string {
+	return s.CopySubject(attempt, table) + ".end"
+}
+
+// CopyEndFilter matches the end markers of an attempt.
+func (s *Stream) CopyEndFilter(attempt uint32) string {
+	return s.prefix + "copy." + decimal(attempt) + ".*.end"
+}
+
+// CopyFilter matches all of an attempt's copy, or with 0 of all attempts.
 func (s *Stream) CopyFilter(attempt uint32) string {
 	if attempt == 0 {
 		return s.prefix + "copy.>"
 	}
-	return s.prefix + "copy." + strconv.FormatUint(uint64(attempt), 10) + ".*"
+	return s.prefix + "copy." + decimal(attempt) + ".>"
 }
 
-// ParseCopySubject takes a subject made by CopySubject apart.
+// copyRowsFilter matches the copied rows of all attempts.
+func (s *Stream) copyRowsFilter() string { return s.prefix + "copy.*.*" }
+
+func decimal(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
+
+// ParseCopySubject takes a subject of an attempt's copy apart. table is 0 for CopyBeginSubject.
 func (s *Stream) ParseCopySubject(subject string) (attempt, table uint32, ok bool) {
 	rest, ok := strings.CutPrefix(subject, s.prefix+"copy.")
 	if !ok {
 		return 0, 0, false
 	}
 	a, t, ok := strings.Cut(rest, ".")
+	t, kind, _ := strings.Cut(t, ".")
 	x, err1 := strconv.ParseUint(a, 10, 32)
 	y, err2 := strconv.ParseUint(t, 10, 32)
-	return uint32(x), uint32(y), ok && err1 == nil && err2 == nil
+	return uint32(x), uint32(y), ok && err1 == nil && err2 == nil && (kind == "" || kind == "begin" || kind == "end")
 }
 
 // Info is the stream's state.

@@ -26,7 +26,7 @@ type Kind byte
 
 const (
 	Changes Kind = 1 // frames and markers, on the subject "changes"
-	Copy    Kind = 2 // copied rows and their end markers, on "copy.<attempt>.<table>"
+	Copy    Kind = 2 // copied rows, on "copy.<attempt>.<table>", and what begins and ends them
 )
 
 // Point is a place in the stream of transactions.
@@ -52,7 +52,7 @@ type Header struct {
 	CopyDone bool
 	// NoCopy: Attempt began without a copy (StreamOnly).
 	NoCopy bool
-	// Start is the sequence of the message whose Start record began Attempt; 0 in that message itself.
+	// Start is the sequence of the message whose Start or Round record began Attempt; 0 in that message itself.
 	Start     uint64
 	Partition uint32 // 0; kept for partitioned groups
 	Timeline  uint32 // the source's timeline, on which To stands

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
+	"maps"
+	"slices"
 
 	"github.com/pgflo/flo/decode"
 )
@@ -19,11 +21,12 @@ const (
 	RecDescribe  RecordType = 0x01 // a decode.Description, JSON, before the Relation message it belongs to
 	RecInit      RecordType = 0x02 // a slot is about to be created, JSON Init
 	RecStart     RecordType = 0x03 // it was created: changes begin here, JSON Start
-	RecCopyBegin RecordType = 0x04 // the worker drains this table's copy before it goes on, JSON CopyBegin
+	RecCopyBegin RecordType = 0x04 // describes a table that an attempt copies, JSON CopyBegin
 	RecCopyDone  RecordType = 0x05 // all tables of the attempt are whole in the stream, JSON CopyDone
 	RecIdle      RecordType = 0x06 // nothing happened up to Header.To.End
 	RecAbort     RecordType = 0x07 // forget the open transaction; it comes again whole
 	RecBarrier   RecordType = 0x08 // kept for live re-copies
+	RecRound     RecordType = 0x09 // some tables are copied afresh, or for the first time: the worker drains them here, JSON Round
 	RecCopyChunk RecordType = 0x10 // copied rows, binary CopyChunk
 	RecCopyEnd   RecordType = 0x11 // a table's copy is whole, JSON CopyEnd
 )
@@ -44,10 +47,56 @@ type Start struct {
 	Database string     `json:"database"`
 	Timeline int32      `json:"timeline"`
 	Mode     string     `json:"mode"`
-	Copies   int        `json:"copies"` // how many tables are copied
+	// Tables are those that the worker drains here before it goes on.
+	Tables []uint32 `json:"tables,omitempty"`
 }
 
-// CopyBegin announces a table's copy. Relation is a pgoutput Relation message made from the catalog.
+// Round is an attempt that goes on with what the stream has: tables whose copy was cut short, that were
+// rewritten under it, or that joined the group. The worker drains them before it goes on, and then skips, of
+// each, the changes of transactions that committed below the point that its CopyBegin names: the copy
+// holds them.
+type Round struct {
+	Attempt uint32 `json:"attempt"`
+	// Base is the attempt of the Start that this one goes on from; what older attempts copied counts no more.
+	// 0: all that was copied since is drained.
+	Base uint32 `json:"base,omitempty"`
+	// Tables of the group, by the attempt that copies, or copied, them; 0: drained long ago.
+	Tables []RoundTables `json:"tables"`
+}
+
+// RoundTables are tables of one attempt.
+type RoundTables struct {
+	Attempt uint32   `json:"attempt"`
+	Tables  []uint32 `json:"tables"`
+}
+
+// Latest gives the attempt that counts for each table of the group.
+func (r *Round) Latest() map[uint32]uint32 {
+	latest := map[uint32]uint32{}
+	for _, t := range r.Tables {
+		for _, oid := range t.Tables {
+			latest[oid] = t.Attempt
+		}
+	}
+	return latest
+}
+
+// NewRound groups the tables by their attempts.
+func NewRound(attempt, base uint32, latest map[uint32]uint32) Round {
+	by := map[uint32][]uint32{}
+	for oid, a := range latest {
+		by[a] = append(by[a], oid)
+	}
+	r := Round{Attempt: attempt, Base: base}
+	for _, a := range slices.Sorted(maps.Keys(by)) {
+		slices.Sort(by[a])
+		r.Tables = append(r.Tables, RoundTables{Attempt: a, Tables: by[a]})
+	}
+	return r
+}
+
+// CopyBegin describes a table before its chunks. Relation is a pgoutput Relation message made from the
+// catalog, Point the consistent point of the snapshot.
 type CopyBegin struct {
 	Table    uint32     `json:"table"`
 	Attempt  uint32     `json:"attempt"`

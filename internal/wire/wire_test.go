@@ -38,8 +38,8 @@ func samples(t testing.TB) map[string][]byte {
 	b = AppendHeader(nil, &Header{Kind: Changes, Session: 1, Attempt: 1, Timeline: 1, To: Point{LSN: 0, End: 0x1_000000}})
 	b = asJSON(b, RecInit, Init{Attempt: 1, Slot: "flo_g"})
 	b = asJSON(b, RecStart, Start{Attempt: 1, Point: 0x1_000000, Slot: "flo_g", System: "7300000000000000000",
-		Database: "db", Timeline: 1, Mode: "copy-and-stream", Copies: 2})
-	b = asJSON(b, RecCopyBegin, CopyBegin{Table: 16384, Attempt: 1, Point: 0x1_000000, Relation: []byte("R\x00\x00\x40\x00s\x00t\x00d\x00\x00")})
+		Database: "db", Timeline: 1, Mode: "copy-and-stream", Tables: []uint32{16384, 16390}})
+	b = asJSON(b, RecRound, NewRound(2, 1, map[uint32]uint32{16390: 2, 16384: 1, 16500: 2}))
 	b = asJSON(b, RecCopyDone, CopyDone{Attempt: 1, Finished: true})
 	all["start"] = b
 
@@ -59,6 +59,7 @@ func samples(t testing.TB) map[string][]byte {
 
 	b = AppendHeader(nil, &Header{Kind: Copy, Session: math.MaxUint64, Attempt: math.MaxUint32, Start: math.MaxUint64,
 		Partition: math.MaxUint32, Timeline: math.MaxUint32, From: from, To: from, Part: math.MaxUint32 - 1, Parts: math.MaxUint32})
+	b = asJSON(b, RecCopyBegin, CopyBegin{Table: 16384, Attempt: 1, Point: 0x1_000000, Relation: []byte("R\x00\x00\x40\x00s\x00t\x00d\x00\x00")})
 	b = AppendCopyChunk(b, &CopyChunk{ID: decode.CopyID{Point: 0x1_000000, Table: 16384, Attempt: 1, Range: 3, Row: 4096}, Rows: 2, Data: []byte("1\ta\n2\t\\N\n")})
 	b = asJSON(b, RecCopyEnd, CopyEnd{Table: 16384, Attempt: 1, Chunks: 4, Rows: 4098})
 	all["copy"] = b
@@ -91,10 +92,10 @@ func TestGolden(t *testing.T) {
 func TestSamplesAreRead(t *testing.T) {
 	want := map[string][]RecordType{
 		"empty":   nil,
-		"start":   {RecInit, RecStart, RecCopyBegin, RecCopyDone},
+		"start":   {RecInit, RecStart, RecRound, RecCopyDone},
 		"open":    {RecDescribe, 'R', 'B', 'I', 'C'},
 		"markers": {RecAbort, RecIdle, RecBarrier},
-		"copy":    {RecCopyChunk, RecCopyEnd},
+		"copy":    {RecCopyBegin, RecCopyChunk, RecCopyEnd},
 	}
 	for name, msg := range samples(t) {
 		_, body, err := Parse(msg)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -19,10 +20,11 @@ import (
 // another attempt, which want them FOR UPDATE, gets between its check and its commit.
 
 // BeginTable makes a destination table ready for a copy attempt. The same attempt again changes nothing.
-// A new one empties the table of what flo has written, unless another source table of the same run,
-// routed into the same table, has done so; rows that flo has not written are ErrNotEmpty without
-// WithTruncateBeforeCopy. A run is told by its snapshot's consistent point. It waits for a transaction
-// that Write has left open (More), so it has no place within one.
+// A new one empties the table of what flo has written, unless another source table of the same attempt,
+// routed into the same table, has done so, or only rows of others that still count stand in it; where such
+// rows stand among those of this source it is a *sink.TogetherError. Rows that flo has not written are
+// ErrNotEmpty without WithTruncateBeforeCopy. It waits for a transaction that Write has left open (More), so it
+// has no place within one.
 func (s *Sink) BeginTable(ctx context.Context, t sink.CopyTable) error {
 	return s.with(ctx, func(c *session, st *sink.Start) error {
 		if t.Relation == nil {
@@ -77,46 +79,69 @@ func (s *Sink) guard(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, loc
 }
 
 func (s *Sink) beginTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, t sink.CopyTable, dest *table) error {
-	// What this worker has copied into the destination, or from the source, at any time.
-	rows, err := query(ctx, pg, `SELECT source = $3::oid AND incarnation = $4 AND attempt = $5::bigint,
-			source <> $3::oid AND incarnation = $4 AND point = $6::pg_lsn AND dest_schema = $7 AND dest_table = $8,
-			dest_schema = $7 AND dest_table = $8
-		FROM `+s.books.copies+` WHERE group_name = $1 AND worker = $2 AND (source = $3::oid OR dest_schema = $7 AND dest_table = $8)
+	kept := make([]string, len(t.Kept))
+	for i, oid := range t.Kept {
+		kept[i] = number(oid)
+	}
+	rows, err := query(ctx, pg, `SELECT source::text,
+			source = $3::oid AND incarnation = $4 AND attempt = $5::bigint,
+			incarnation = $4 AND attempt = $5::bigint,
+			incarnation = $4 AND attempt >= $8::bigint AND source = ANY ($9::oid[]),
+			dest_schema = $6 AND dest_table = $7
+		FROM `+s.books.copies+` WHERE group_name = $1 AND worker = $2 AND (source = $3::oid OR dest_schema = $6 AND dest_table = $7)
 		FOR UPDATE`,
-		st.Group, st.Worker, number(t.Source), st.Incarnation, number(t.Attempt), t.Point.String(), dest.name.Schema, dest.name.Name)
+		st.Group, st.Worker, number(t.Source), st.Incarnation, number(t.Attempt), dest.name.Schema, dest.name.Name,
+		number(t.Base), "{"+strings.Join(kept, ",")+"}")
 	if err != nil {
 		return err
 	}
-	var same, sibling, ours bool
+	var begun, stale bool
+	var counting []uint32
 	for _, r := range rows {
-		same = same || string(r[0]) == "t"
-		sibling = sibling || string(r[1]) == "t"
-		ours = ours || string(r[2]) == "t"
-	}
-	if same {
-		return nil
+		is := func(i int) bool { return string(r[i]) == "t" }
+		here := is(4)
+		switch {
+		case is(1) && here:
+			return nil
+		case is(2) && here:
+			begun = true // and emptied
+		case is(3) && here:
+			source, err := strconv.ParseUint(string(r[0]), 10, 32)
+			if err != nil {
+				return err
+			}
+			counting = append(counting, uint32(source))
+		case here:
+			stale = true
+		}
 	}
 	if t.Resumed {
 		return tableError(dest.name, ErrCopyLost, "")
 	}
-	if !sibling {
-		if err := s.empty(ctx, pg, dest, ours); lacksPrivilege(err) {
+	switch {
+	case begun:
+	case len(counting) > 0 && stale:
+		return &sink.TogetherError{Table: dest.name.String(), Sources: append(counting, t.Source)}
+	case len(counting) > 0:
+	default:
+		if err := s.empty(ctx, pg, dest, stale); lacksPrivilege(err) {
 			return tableError(dest.name, err, "emptying it")
 		} else if err != nil {
 			return err
 		}
 	}
-	return s.recordAttempt(ctx, pg, st, t, dest)
+	return s.recordAttempt(ctx, pg, st, t, dest, begun || len(counting) > 0)
 }
 
-// recordAttempt forgets the earlier attempts into the destination and notes this one.
-func (s *Sink) recordAttempt(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, t sink.CopyTable, dest *table) error {
+// recordAttempt forgets the earlier copies of the source, and of all others into the destination if it was
+// emptied, and notes this one.
+func (s *Sink) recordAttempt(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, t sink.CopyTable, dest *table, shared bool) error {
 	b := s.books
 	_, err := exec(ctx, pg, `WITH gone AS (DELETE FROM `+b.copies+` WHERE group_name = $1 AND worker = $2
-			AND (source = $3::oid OR dest_schema = $4 AND dest_table = $5 AND (incarnation <> $6 OR point <> $7::pg_lsn))
+			AND (source = $3::oid OR NOT $6::bool AND dest_schema = $4 AND dest_table = $5)
 			RETURNING source)
 		DELETE FROM `+b.chunks+` c USING gone WHERE c.group_name = $1 AND c.worker = $2 AND c.source = gone.source`,
-		st.Group, st.Worker, number(t.Source), dest.name.Schema, dest.name.Name, st.Incarnation, t.Point.String())
+		st.Group, st.Worker, number(t.Source), dest.name.Schema, dest.name.Name, strconv.FormatBool(shared))
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ package statetest
 import (
 	"context"
 	"errors"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -34,9 +35,9 @@ func Run(t *testing.T, open func(t *testing.T) state.Store) {
 func worker(name string) state.Worker {
 	return state.Worker{
 		Name: name, Epoch: 3,
-		Checkpoint: decode.Checkpoint{Incarnation: "abc", Seq: 17, LSN: 1 << 33, End: 1<<33 + 48, Session: 1<<64 - 1, Attempt: 2, CopyAttempt: 3, CopySeq: 9},
-		Finished:   true,
-		Updated:    time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),
+		Checkpoint: decode.Checkpoint{Incarnation: "abc", Seq: 17, LSN: 1 << 33, End: 1<<33 + 48, Session: 1<<64 - 1, Attempt: 2, CopyAttempt: 3, CopySeq: 9, Skip: "0/16B3748:16384"},
+		Finished:   true, Recopy: []uint32{16384, 16390}, RecopyAttempt: 3,
+		Updated: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),
 	}
 }
 
@@ -78,12 +79,12 @@ func testWorker(t *testing.T, s state.Store) {
 	rev := put(t, s, want, 0)
 	got, r, err := s.Worker(t.Context(), "w")
 	is(t, err, nil)
-	if got != want || r != rev || rev == 0 {
+	if !reflect.DeepEqual(got, want) || r != rev || rev == 0 {
 		t.Fatalf("read %+v at %d, wrote %+v at %d", got, r, want, rev)
 	}
 	want.Epoch++
 	next := put(t, s, want, rev)
-	if got, r, err = s.Worker(t.Context(), "w"); err != nil || got != want || r != next || next <= rev {
+	if got, r, err = s.Worker(t.Context(), "w"); err != nil || !reflect.DeepEqual(got, want) || r != next || next <= rev {
 		t.Fatalf("read %+v at %d, wrote %+v at %d: %v", got, r, want, next, err)
 	}
 }
@@ -151,7 +152,7 @@ func testList(t *testing.T, s state.Store) {
 		is(t, err, nil)
 		var got []string
 		for _, w := range all {
-			if w != worker(w.Name) {
+			if !reflect.DeepEqual(w, worker(w.Name)) {
 				t.Fatalf("%+v", w)
 			}
 			got = append(got, w.Name)
