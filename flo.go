@@ -159,7 +159,8 @@ func applied(ctx context.Context, store state.Store, incarnation string, lsn LSN
 		return false, err
 	}
 	for _, w := range ws {
-		if w.Checkpoint.Incarnation != incarnation || w.Checkpoint.End < lsn {
+		// A table that waits for its copy has nothing of what lies behind.
+		if cp := &w.Checkpoint; cp.Incarnation != incarnation || cp.End < lsn || awaitsCopy(cp) {
 			return false, nil
 		}
 	}

@@ -193,7 +193,7 @@ func (f *feed) continues(h *wire.Header) bool {
 	}
 	if h.From.Open {
 		// Only the rest of an applied transaction can be skipped; of another one the beginning is missing.
-		return h.From.LSN < f.pos.End && h.From.End <= f.pos.End && h.To.End >= f.pos.End
+		return h.From.LSN < f.pos.End && h.From.End <= f.pos.End && (h.To.End >= f.pos.End || h.To.Open)
 	}
 	return h.From.End == f.pos.End || h.From.End < f.pos.End && (h.To.End > f.pos.End || h.To.Open)
 }
@@ -266,7 +266,16 @@ func (f *feed) record(ctx context.Context, seq uint64, h *wire.Header, rec wire.
 		return f.change(ctx, rec.Data)
 	case wire.RecAbort:
 		return f.aborted(ctx)
-	case wire.RecInit, wire.RecIdle, wire.RecBarrier:
+	case wire.RecInit:
+		var in wire.Init
+		if err := rec.JSON(&in); err != nil {
+			return err
+		}
+		if in.Attempt > f.cp.Attempt {
+			f.superseded = in.Attempt - 1 // whoever waits for a position must not find it before the copy is drained
+		}
+		return nil
+	case wire.RecIdle, wire.RecBarrier:
 		return nil
 	case wire.RecStart:
 		return f.started(ctx, seq, h, rec)
@@ -306,6 +315,7 @@ func (f *feed) begin(ctx context.Context, seq uint64, h *wire.Header, frame []by
 			}
 		}
 	}
+	f.skipping = false // the end of what was skipped may have stood in a message that was passed over
 	f.tx = &decode.Tx{XID: b.XID, CommitLSN: b.CommitLSN, CommitTime: b.CommitTime}
 	f.ordinal, f.handed = 0, false
 	f.pos = wire.Point{LSN: b.CommitLSN, End: f.pos.End, Open: true}

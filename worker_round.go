@@ -208,6 +208,9 @@ func (d *drainer) want(ctx context.Context, why string, tables ...uint32) {
 // pending marks a table whose changes are left out until a later round has copied it.
 const pending = decode.LSN(math.MaxUint64)
 
+// awaitsCopy reports whether a checkpoint names such a table.
+func awaitsCopy(cp *decode.Checkpoint) bool { return strings.Contains(cp.Skip, pending.String()+":") }
+
 // formatSkips gives what Checkpoint.Skip holds.
 func formatSkips(skips map[uint32]decode.LSN) string {
 	by := map[decode.LSN][]uint32{}

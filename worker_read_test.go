@@ -1,0 +1,141 @@
+package flo
+
+import (
+	"context"
+	"encoding/binary"
+	"log/slog"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/pack"
+	"github.com/pgflo/flo/internal/wire"
+	"github.com/pgflo/flo/rules"
+	"github.com/pgflo/flo/sink"
+	"github.com/pgflo/flo/state"
+)
+
+// stretch is a run of transactions as pgoutput sends them.
+type stretch struct {
+	ends    []decode.LSN // of the transactions
+	changes []decode.Position
+	frames  [][]byte
+}
+
+// newStretch makes transactions of random sizes, of one table.
+func newStretch(rnd *rand.Rand, transactions int) *stretch {
+	s := &stretch{}
+	lsn := uint64(1000)
+	for i := range transactions {
+		n := 1 + rnd.IntN(4)
+		if rnd.IntN(4) == 0 {
+			n = 10 + rnd.IntN(20)
+		}
+		commit := lsn + uint64(n)*10
+		end := commit + 8
+		lsn = end
+		s.frames = append(s.frames, binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64([]byte{'B'}, commit), 0), uint32(i+1)))
+		for o := range n {
+			s.frames = append(s.frames, []byte("I\x00\x00\x40\x00N\x00\x01t\x00\x00\x00\x01x"))
+			s.changes = append(s.changes, decode.Position{LSN: decode.LSN(commit), Ordinal: uint64(o + 1)})
+		}
+		s.frames = append(s.frames, binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64([]byte{'C', 0}, commit), end), 0))
+		s.ends = append(s.ends, decode.LSN(end))
+	}
+	return s
+}
+
+// relationFrame describes the table: OID 0x4000, one text column.
+func relationFrame() []byte {
+	return decode.AppendRelation(nil, &decode.Relation{OID: 0x4000, Schema: "public", Name: "t", Identity: 'f', Columns: []decode.Column{{Name: "v", Type: &decode.Type{OID: 25}}}})
+}
+
+// cut packs the stretch into messages that end at random places.
+func (s *stretch) cut(t *testing.T, rnd *rand.Rand, session uint64) (heads []wire.Header, bodies [][]byte) {
+	t.Helper()
+	p := pack.New(pack.Config{Session: session, Attempt: 1, CopyDone: true, Start: 1, Timeline: 1, Tail: wire.Point{End: 1000}, Target: 1 << 10})
+	p.SetRelation(0x4000, wire.AppendFrame(nil, relationFrame()))
+	take := func() {
+		if !p.Empty() {
+			b := p.Take(nil)
+			heads, bodies = append(heads, b.Header), append(bodies, b.Body())
+		}
+	}
+	odds := 1 + rnd.IntN(12)
+	for _, f := range s.frames {
+		if err := p.Frame(f); err != nil {
+			t.Fatal(err)
+		}
+		if rnd.IntN(odds) == 0 {
+			take()
+		}
+	}
+	take()
+	return heads, bodies
+}
+
+// A stream that was rolled back is filled up again, with messages that end elsewhere than before: wherever a worker
+// stands, it takes each change behind its position once, and none before.
+func TestAWorkerTakesWhatIsBehindItsPositionHoweverMessagesAreCut(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	for range 300 {
+		s := newStretch(rnd, 2+rnd.IntN(8))
+		heads, bodies := s.cut(t, rnd, 1)
+		at := rnd.IntN(len(s.ends))
+		cp := decode.Checkpoint{Incarnation: "i", Seq: 1000, LSN: 1, End: s.ends[at], Session: 2, Attempt: 1}
+		got := feedAll(t, cp, heads, bodies)
+		var want []decode.Position
+		for _, c := range s.changes {
+			if c.LSN >= cp.End {
+				want = append(want, c)
+			}
+		}
+		if len(got) != len(want) {
+			t.Fatalf("at %s of %v: %d changes, want %d", cp.End, s.ends, len(got), len(want))
+		}
+		for i := range got {
+			if got[i] != want[i] {
+				t.Fatalf("at %s: change %d is %s, want %s", cp.End, i, got[i], want[i])
+			}
+		}
+	}
+}
+
+// feedAll gives all messages to a worker's decoding stage, from the first one on, and collects what it hands over.
+func feedAll(t *testing.T, cp decode.Checkpoint, heads []wire.Header, bodies [][]byte) (got []decode.Position) {
+	t.Helper()
+	opt := &workerConfig{name: "w", batchSize: 3, batchBytes: 1 << 20, flushInterval: time.Hour,
+		sink: sink.Func(func(context.Context, *sink.Batch) error { return nil })}
+	w := &working{Worker: &Worker{cfg: newConfig(nil), opt: opt, log: slog.New(slog.DiscardHandler), tx: transactional{}}, stream: &bus.Stream{}, report: newReporter(nil, stateWorker(), 0)}
+	f := &feed{working: w, out: make(chan *batch), pos: wire.Point{LSN: cp.LSN, End: cp.End}, cp: cp, parser: decode.NewParser(), rules: rules.NewBinder(nil)}
+	f.batch = f.newBatch()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for b := range f.out {
+			for _, c := range b.Changes {
+				got = append(got, c.Position())
+			}
+		}
+	}()
+	for i := range heads {
+		if err := f.whole(t.Context(), uint64(i+1), &heads[i], bodies[i]); err != nil {
+			t.Fatalf("message %d from %+v to %+v, the worker at %+v: %v", i, heads[i].From, heads[i].To, f.pos, err)
+		}
+	}
+	if err := f.emit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	close(f.out)
+	<-done
+	return got
+}
+
+// transactional makes the stage hand transactions over before their end.
+type transactional struct{ sink.Transactional }
+
+func stateWorker() state.Worker { return state.Worker{Name: "w"} }
