@@ -44,7 +44,7 @@ func (l *line) position() (decode.Position, error) {
 
 // history is what a file holds once repeats are dropped.
 type history struct {
-	copied  []*line // of the last attempt
+	copied  []*line // of each table's last attempt
 	changes []*line // in order of their positions
 	point   decode.LSN
 	attempt uint64
@@ -61,7 +61,7 @@ func readHistory(folder string) (*history, error) {
 	}
 	defer f.Close()
 	h := &history{}
-	r := &repeats{history: h, at: map[decode.Position]int{}, copies: map[string]*line{}}
+	r := &repeats{history: h, at: map[decode.Position]int{}, copies: map[string]*tableCopy{}}
 	in := bufio.NewReaderSize(f, 1<<20)
 	for n := 1; ; n++ {
 		raw, err := in.ReadBytes('\n')
@@ -79,8 +79,10 @@ func readHistory(folder string) (*history, error) {
 			return nil, fmt.Errorf("line %d: %w: %.200s", n, err, raw)
 		}
 	}
-	for _, l := range r.copies {
-		h.copied = append(h.copied, l)
+	for _, c := range r.copies {
+		for _, l := range c.rows {
+			h.copied = append(h.copied, l)
+		}
 	}
 	return h, nil
 }
@@ -89,7 +91,14 @@ type repeats struct {
 	*history
 	at     map[decode.Position]int // index in changes
 	next   int                     // index of the change that is due
-	copies map[string]*line        // by identity
+	copies map[string]*tableCopy   // by the table's OID
+}
+
+// tableCopy is what the last attempt copied of a table.
+type tableCopy struct {
+	attempt uint64
+	point   decode.LSN
+	rows    map[string]*line // by identity
 }
 
 func (r *repeats) take(l *line) error {
@@ -109,8 +118,6 @@ func (r *repeats) take(l *line) error {
 			if err := follows(r.changes[n-1], pos); err != nil {
 				return err
 			}
-		} else if pos.Ordinal != 1 {
-			return fmt.Errorf("the first change is %s", pos)
 		}
 		r.at[pos] = len(r.changes)
 		r.changes = append(r.changes, l)
@@ -131,13 +138,14 @@ func (r *repeats) take(l *line) error {
 	return nil
 }
 
-// follows checks that pos may come directly behind a change.
+// follows checks that pos may come behind a change. Changes that a copy holds are left out: the oracle counts
+// the others.
 func follows(last *line, pos decode.Position) error {
 	before, err := last.position()
 	if err != nil {
 		return err
 	}
-	if pos.LSN == before.LSN && pos.Ordinal == before.Ordinal+1 || pos.LSN > before.LSN && pos.Ordinal == 1 {
+	if pos.Compare(before) > 0 {
 		return nil
 	}
 	return fmt.Errorf("%s comes behind %s", pos, before)
@@ -157,22 +165,24 @@ func (r *repeats) takeCopied(l *line) error {
 	if err != nil {
 		return err
 	}
-	if attempt < r.attempt {
-		return fmt.Errorf("a row of attempt %d behind one of attempt %d", attempt, r.attempt)
+	c := r.copies[parts[1]]
+	if c == nil || attempt > c.attempt {
+		c = &tableCopy{attempt: attempt, point: point, rows: map[string]*line{}}
+		r.copies[parts[1]] = c
 	}
-	if attempt > r.attempt {
-		r.attempt, r.point = attempt, point
-		clear(r.copies)
-		r.changes, r.next = nil, 0
-		clear(r.at)
+	if attempt < c.attempt {
+		return fmt.Errorf("a row of attempt %d behind one of attempt %d", attempt, c.attempt)
 	}
-	if point != r.point {
-		return fmt.Errorf("attempt %d has two points, %s and %s", attempt, r.point, point)
+	if point != c.point {
+		return fmt.Errorf("attempt %d has two points, %s and %s", attempt, c.point, point)
 	}
-	if before := r.copies[l.Copy]; before != nil && !bytes.Equal(before.raw, l.raw) {
+	if r.attempt = max(r.attempt, attempt); r.point == 0 || point < r.point {
+		r.point = point
+	}
+	if before := c.rows[l.Copy]; before != nil && !bytes.Equal(before.raw, l.raw) {
 		return fmt.Errorf("%s has two contents; before it was %.200s", l.Copy, before.raw)
 	}
-	r.copies[l.Copy] = l
+	c.rows[l.Copy] = l
 	return nil
 }
 

@@ -27,32 +27,57 @@ type transaction struct {
 	changes uint64
 }
 
-// transactions gives those that committed at or behind a position and changed something. The first
-// byte of a message is its type, 'B' (66) carries the commit's LSN in its first eight bytes.
+// transactions gives those that committed at or behind a position and changed something that no copy holds:
+// a table's changes count from its own copy's point on. The first byte of a message is its type, 'B' (66) carries
+// the commit's LSN in its first eight bytes, changes their table's OID.
 // https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
-func (o *oracle) transactions(r *rig, from decode.LSN) []transaction {
+func (o *oracle) transactions(r *rig, from decode.LSN, points map[uint32]decode.LSN) []transaction {
 	r.t.Helper()
 	got := value[[]string](r, r.source, `
 		WITH m AS MATERIALIZED (
 			SELECT row_number() OVER () AS n, xid, get_byte(data, 0) AS kind, substr(data, 2, 8) AS head
 			FROM pg_logical_slot_get_binary_changes($1, NULL, NULL, 'proto_version', '1', 'publication_names', 'oracle')
 		), t AS (
-			SELECT min(n) AS n, max(encode(head, 'hex')) FILTER (WHERE kind = 66) AS head, count(*) FILTER (WHERE kind IN (68, 73, 84, 85)) AS changes
-			FROM m GROUP BY xid
+			SELECT min(n) AS n, xid, max(encode(head, 'hex')) FILTER (WHERE kind = 66) AS head FROM m GROUP BY xid
+		), c AS (
+			SELECT xid, CASE WHEN kind = 84 THEN '00000000' ELSE encode(substr(head, 1, 4), 'hex') END AS oid, count(*) AS changes
+			FROM m WHERE kind IN (68, 73, 84, 85) GROUP BY 1, 2
 		)
-		SELECT coalesce(array_agg(head || ' ' || changes ORDER BY n) FILTER (WHERE changes > 0), '{}') FROM t`, o.slot)
+		SELECT coalesce(array_agg(head || ' ' || oid || ' ' || changes ORDER BY n), '{}') FROM t JOIN c USING (xid)`, o.slot)
 	must(r.t, execute(r.ctx, r.source, `SELECT pg_drop_replication_slot('`+o.slot+`')`))
 	var txs []transaction
 	for _, s := range got {
 		var tx transaction
-		if _, err := fmt.Sscanf(s, "%x %d", &tx.commit, &tx.changes); err != nil {
+		var oid uint32
+		if _, err := fmt.Sscanf(s, "%x %x %d", &tx.commit, &oid, &tx.changes); err != nil {
 			r.t.Fatalf("%q: %v", s, err)
 		}
-		if tx.commit >= from {
-			txs = append(txs, tx)
+		if tx.commit < max(from, points[oid]) {
+			continue
 		}
+		if n := len(txs); n > 0 && txs[n-1].commit == tx.commit {
+			txs[n-1].changes += tx.changes
+			continue
+		}
+		txs = append(txs, tx)
 	}
 	return txs
+}
+
+// copyPoints gives the point of each table's copy, as the PostgreSQL sink has noted it.
+func copyPoints(r *rig) map[uint32]decode.LSN {
+	r.t.Helper()
+	points := map[uint32]decode.LSN{}
+	for _, s := range value[[]string](r, r.dest, `SELECT coalesce(array_agg(source || ' ' || point), '{}') FROM flo.copies`) {
+		var oid uint32
+		var text string
+		_, err := fmt.Sscanf(s, "%d %s", &oid, &text)
+		must(r.t, err)
+		lsn, err := decode.ParseLSN(text)
+		must(r.t, err)
+		points[oid] = lsn
+	}
+	return points
 }
 
 // provesHistory compares a file sink's lines with the oracle's transactions, one by one, and the
@@ -71,7 +96,7 @@ func (o *oracle) provesHistory(r *rig, folder string, schema func(url string)) {
 		}
 		got = append(got, transaction{commit: pos.LSN, changes: 1})
 	}
-	want := o.transactions(r, h.point)
+	want := o.transactions(r, h.point, copyPoints(r))
 	r.logf("file: %d copied rows (attempt %d), %d changes in %d transactions, PostgreSQL decodes %d; the file went back %d times and repeated %d changes",
 		len(h.copied), h.attempt, len(h.changes), len(got), len(want), h.again, h.repeats)
 	for i := range max(len(got), len(want)) {
