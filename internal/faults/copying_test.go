@@ -24,7 +24,7 @@ func manyTables(tables, rows int) (schema, fill string) {
 }
 
 // copyRate is in bytes a second from the source. The rest of the copy goes at full speed once the kills are over.
-const copyRate = 1e6
+const copyRate = 2e6
 
 // Replicator and workers are killed in mid-copy, while writers race it. What was whole stays, what was not is
 // copied again beside the stream: no row of an earlier attempt is left, and none is lost.
@@ -37,7 +37,7 @@ func TestKillsDuringCopy(t *testing.T) {
 	must(t, execute(r.ctx, r.source, copyFill))
 	o := newOracle(r)
 	l, writing := newLoad(r)
-	startMixed(r, l, writing, s, 2)
+	startMixed(r, l, writing, s, 1)
 	way, slow := newThrottle(t, r.source, copyRate)
 	folder := t.TempDir()
 	repl := r.replicator(childConfig{Source: slow, CopyConnections: 2})
