@@ -39,7 +39,7 @@ func holdBack(t *testing.T, ctx context.Context, p *pipeline, opts ...flo.Option
 func (p *pipeline) attempts() map[string]string {
 	p.t.Helper()
 	attempts := map[string]string{}
-	if p.dst.QueryString(p.t, `SELECT to_regclass('flo.copies') IS NULL`) == "true" {
+	if p.dst.QueryString(p.t, `SELECT coalesce(to_regclass('flo.copies')::text, '')`) == "" {
 		return attempts
 	}
 	for _, pair := range strings.Fields(p.dst.QueryString(p.t, `SELECT coalesce(string_agg(dest_table || '=' || attempt, ' '), '') FROM flo.copies`)) {
