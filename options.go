@@ -85,6 +85,9 @@ type config struct {
 	windowGiven     bool
 	lease           time.Duration
 	idleInterval    time.Duration
+	stopTimeout     time.Duration
+	walLimit        int64
+	walAction       WALAction
 
 	worker  workerConfig // defaults
 	workers []workerConfig
@@ -254,6 +257,14 @@ func WithNATSServer(s NATSServer) CommonOption {
 // stop. 1 s to 10 minutes, default 10 s.
 func WithLeaseTime(d time.Duration) CommonOption { return func(c *config) { c.lease = d } }
 
+// WithStopTimeout bounds a stop: Run returns within d of its context's end. Until then what was read goes into
+// the stream, and the batch that the sink has is written; what JetStream or the sink haven't answered by then is
+// given up with ErrNotDrained, and comes again at the next start. The last quarter of d, at most 2 s, is for
+// saying goodbye to databases and NATS. A shorter time than the source takes to
+// cancel the making of a slot, or the sink for one batch, only makes a start repeat more. 100 ms to 10 minutes,
+// default 10 s.
+func WithStopTimeout(d time.Duration) CommonOption { return func(c *config) { c.stopTimeout = d } }
+
 // WithSource gives the source database as a connection string: a URL or keywords and values.
 // https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 func WithSource(connString string) ReplicatorOption {
@@ -323,6 +334,17 @@ func WithIdleInterval(d time.Duration) ReplicatorOption {
 	return func(c *config) { c.idleInterval = d }
 }
 
+// WithWALLimit sets how much WAL the slot may keep at the source, in bytes, and what to do when it keeps more:
+// WarnOnWAL, StopOnWAL or DropSlotOnWAL. At least 16 MiB; 0 for no limit. Default: DefaultWALLimit (10 GiB),
+// WarnOnWAL. It is looked at every WithIdleInterval, 10 s at most, whether NATS is there or not. A start that
+// finds more than the limit may drain it: it is ended only if a quarter of the limit comes on top.
+//
+// The limit has to leave room for what is kept in any case: the WAL of the replay window, and of the longest
+// transaction.
+func WithWALLimit(bytes int64, action WALAction) ReplicatorOption {
+	return func(c *config) { c.walLimit, c.walAction = bytes, action }
+}
+
 // WithSink adds the worker "default" with that sink.
 func WithSink(s sink.Sink) CommonOption {
 	return func(c *config) { c.workers = append(c.workers, workerConfig{name: "default", sink: s}) }
@@ -356,6 +378,7 @@ const (
 	defaultReplayWindow    = 3 * time.Minute
 	defaultIdleInterval    = 10 * time.Second
 	defaultLease           = 10 * time.Second
+	defaultStopTimeout     = 10 * time.Second
 	defaultCopyConnections = 2
 	defaultBatchSize       = 10_000
 	defaultBatchBytes      = 8 << 20
@@ -370,6 +393,9 @@ func newConfig(opts []Option) *config {
 		replicas:        1,
 		replayWindow:    defaultReplayWindow,
 		idleInterval:    defaultIdleInterval,
+		stopTimeout:     defaultStopTimeout,
+		walLimit:        DefaultWALLimit,
+		walAction:       WarnOnWAL,
 		lease:           defaultLease,
 		worker:          workerConfig{batchSize: defaultBatchSize, batchBytes: defaultBatchBytes},
 	}
@@ -403,6 +429,9 @@ func (c *config) validateCommon() {
 	}
 	if c.lease < time.Second || c.lease > 10*time.Minute {
 		c.bad("WithLeaseTime(%s): want 1s to 10m", c.lease)
+	}
+	if c.stopTimeout < 100*time.Millisecond || c.stopTimeout > 10*time.Minute {
+		c.bad("WithStopTimeout(%s): want 100ms to 10m", c.stopTimeout)
 	}
 	given := 0
 	for _, set := range []bool{c.nats.conn != nil, c.nats.js != nil, c.nats.url != "", c.nats.server != nil} {
@@ -450,6 +479,14 @@ func (c *config) validateReplicator() {
 	}
 	if c.idleInterval < 100*time.Millisecond {
 		c.bad("WithIdleInterval(%s): want at least 100ms", c.idleInterval)
+	}
+	if c.walLimit != 0 && c.walLimit < minWALLimit {
+		c.bad("WithWALLimit(%d): want at least %d bytes, or 0 for no limit", c.walLimit, minWALLimit)
+	}
+	switch c.walAction {
+	case WarnOnWAL, StopOnWAL, DropSlotOnWAL:
+	default:
+		c.bad("WithWALLimit(%q): want WarnOnWAL, StopOnWAL or DropSlotOnWAL", c.walAction)
 	}
 	if !c.windowGiven && c.nats.server != nil && c.nats.server.SyncAlways() {
 		c.replayWindow = 0

@@ -24,7 +24,7 @@ import (
 // replication is one session of a replicator: from the tail of the stream until something breaks.
 type replication struct {
 	r      *Replicator
-	work   context.Context // outlives the stop by drainBound
+	work   context.Context // outlives the stop, see tenure
 	log    *slog.Logger
 	link   *link
 	sys    source.System
@@ -67,7 +67,7 @@ func newSession() uint64 {
 const closeBound = 5 * time.Second
 
 func (s *replication) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), closeBound)
+	ctx, cancel := context.WithTimeout(s.r.last, closeBound)
 	defer cancel()
 	if s.slot != nil {
 		s.slot.Release(ctx)
@@ -347,9 +347,7 @@ func (s *replication) ensurePublications(ctx context.Context, tables []source.Ta
 
 // warn says something once.
 func (s *replication) warn(ctx context.Context, text string) {
-	if s.r.status.warn(text) {
-		s.log.WarnContext(ctx, text)
-	}
+	s.r.warn(ctx, text)
 }
 
 func (s *replication) warnOfNew(ctx context.Context, t *source.Table) {

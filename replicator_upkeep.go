@@ -77,7 +77,7 @@ func (s *replication) writeRecord(ctx context.Context) {
 	err := s.store.PutReplicator(ctx, state.Replicator{
 		Group: s.r.cfg.group, Incarnation: s.stream.Incarnation(), System: s.sys.ID, Database: s.sys.Database,
 		Slot: s.r.cfg.slot, Mode: string(s.r.cfg.mode), Phase: string(st.Phase), LastLSN: st.Published, Confirmed: st.Confirmed,
-		Updated: time.Now().UTC(),
+		WALKept: st.WALKept, Updated: time.Now().UTC(),
 	})
 	if err != nil && ctx.Err() == nil {
 		s.log.DebugContext(ctx, "writing the replicator's record failed", slog.Any("error", err))

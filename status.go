@@ -45,6 +45,8 @@ type ReplicatorStatus struct {
 	Changes   uint64 // published since Run began
 	CopyDone  bool   // the initial copy is whole in the stream
 	Tables    []TableStatus
+	WALKept   int64  // bytes of WAL that the source keeps for the slot; see WithWALLimit
+	WALStatus string // the slot's wal_status: reserved, extended, unreserved or lost; "" while there is no slot
 }
 
 // TableStatus is how far a table's copy into the stream is.
@@ -107,6 +109,13 @@ func (s *commonStatus) set(p Phase) {
 	if p == PhaseStreaming || p == PhaseCopying {
 		s.lastErr = ""
 	}
+}
+
+// Phase is what the half is doing.
+func (s *commonStatus) Phase() Phase {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.phase
 }
 
 // standby notes who is active, and reports whether that is news.

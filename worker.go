@@ -26,6 +26,7 @@ type Worker struct {
 	running atomic.Bool
 	status  workerStatus
 	missed  repositionError // the last one of this Run
+	last    context.Context // ends when a stop has to be over; of this Run
 	hung    atomic.Bool     // the sink didn't return from a call
 }
 
@@ -68,9 +69,12 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	defer w.running.Store(false)
 	w.missed = repositionError{}
+	last, done := outliving(ctx, w.cfg.stopTimeout)
+	defer done()
+	w.last = last
 	err := retry(ctx, w.log, &w.status.commonStatus, w.session)
 	if c := sink.As[sink.Closer](w.opt.sink); c != nil && !w.hung.Load() {
-		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
+		cctx, cancel := context.WithTimeout(last, closeBound)
 		defer cancel()
 		if cerr := c.Close(cctx); cerr != nil && err == nil {
 			err = fmt.Errorf("flo: worker %q: closing the sink: %w", w.opt.name, cerr)
@@ -104,7 +108,7 @@ func (w *Worker) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t, err := begin(ctx, store, state.WorkerLease(w.opt.name), w.cfg.lease, &w.status.commonStatus, w.log)
+	t, err := begin(ctx, store, state.WorkerLease(w.opt.name), w.cfg, &w.status.commonStatus, w.log)
 	if err != nil {
 		return err
 	}
@@ -238,9 +242,9 @@ func (s *working) opening() sink.Start {
 	return sink.Start{Group: s.cfg.group, Worker: s.opt.name, Incarnation: s.stream.Incarnation(), Epoch: s.epoch}
 }
 
-// waitOr waits for a session's goroutines, at most closeBound longer than work: a sink that doesn't return
-// when its context has ended is left behind.
-func waitOr(work context.Context, g *errgroup.Group) (err error, hung bool) {
+// waitOr waits for a session's goroutines, longer than work at most by closeBound, or in a stop until late: a
+// sink that doesn't return when its context has ended is left behind.
+func waitOr(work, late context.Context, g *errgroup.Group) (err error, hung bool) {
 	done := make(chan error, 1)
 	go func() { done <- g.Wait() }()
 	select {
@@ -250,12 +254,14 @@ func waitOr(work context.Context, g *errgroup.Group) (err error, hung bool) {
 	}
 	t := time.NewTimer(closeBound)
 	defer t.Stop()
+	began := time.Now()
 	select {
 	case err := <-done:
 		return err, false
 	case <-t.C:
-		return fmt.Errorf("%w: the sink has not returned %s after its context ended", ErrNotDrained, closeBound), true
+	case <-late.Done():
 	}
+	return fmt.Errorf("%w: the sink has not returned %s after its context ended", ErrNotDrained, time.Since(began).Round(time.Millisecond)), true
 }
 
 // run reads, decodes and writes until ctx ends. The stages overlap: while one batch is written, the
@@ -286,12 +292,12 @@ func (s *working) run(t *tenure, from place) error {
 		defer cancel() // CopyOnly: nothing is read behind the end
 		return s.write(gctx, f.out)
 	})
-	err, hung := waitOr(t.work, g)
+	err, hung := waitOr(t.work, t.late, g)
 	if hung {
 		s.hung.Store(true)
 		return err
 	}
-	flush, cancelFlush := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
+	flush, cancelFlush := context.WithTimeout(s.last, closeBound)
 	defer cancelFlush()
 	if ferr := s.report.flush(flush); err == nil && ferr != nil {
 		err = ferr
