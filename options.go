@@ -101,6 +101,7 @@ type workerConfig struct {
 	batchSize     int
 	batchBytes    int
 	flushInterval time.Duration
+	startAt       StartPoint
 	own           []WorkerOption
 }
 
@@ -397,7 +398,7 @@ func newConfig(opts []Option) *config {
 		walLimit:        DefaultWALLimit,
 		walAction:       WarnOnWAL,
 		lease:           defaultLease,
-		worker:          workerConfig{batchSize: defaultBatchSize, batchBytes: defaultBatchBytes},
+		worker:          workerConfig{batchSize: defaultBatchSize, batchBytes: defaultBatchBytes, startAt: StartAtBeginning},
 	}
 	for _, o := range opts {
 		if o != nil {
@@ -522,6 +523,9 @@ func (c *config) validateWorkers() {
 		}
 		if w.flushInterval < 0 || w.flushInterval > time.Hour {
 			c.bad("worker %q: WithFlushInterval(%s): want 0 to 1h", w.name, w.flushInterval)
+		}
+		if w.startAt != StartAtBeginning && w.startAt != StartAtNow {
+			c.bad("worker %q: WithStartAt(%q): want StartAtBeginning or StartAtNow", w.name, w.startAt)
 		}
 		if err := rules.Validate(w.rules...); err != nil {
 			c.bad("worker %q: %w", w.name, err)

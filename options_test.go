@@ -175,6 +175,7 @@ func TestGuardAndStopOptionsAreChecked(t *testing.T) {
 		"WithWALLimit(1)":         flo.WithWALLimit(1, flo.WarnOnWAL),
 		"WithWALLimit(-1)":        flo.WithWALLimit(-1, flo.StopOnWAL),
 		`WithWALLimit("sideways"`: flo.WithWALLimit(1<<30, "sideways"),
+		`WithStartAt("later")`:    flo.WithStartAt("later"),
 		"WithStopTimeout(0s)":     flo.WithStopTimeout(0),
 		"WithStopTimeout(1h0m0s)": flo.WithStopTimeout(time.Hour),
 	} {

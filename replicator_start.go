@@ -54,6 +54,7 @@ type replication struct {
 	verified atomic.Uint64              // the last sequence that this session knows to be stored
 	stored   atomic.Pointer[wire.Point] // where `changes` ends in the stream
 	gate     byteGate
+	workers  idleWatch // the upkeep's
 }
 
 // newSession draws the name under which a session writes.

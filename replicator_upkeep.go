@@ -39,6 +39,9 @@ func (s *replication) upkeep(ctx context.Context) error {
 			}
 			if err == nil {
 				s.gate.set(int64(info.Bytes))
+				if due {
+					s.lookAtWorkers(ctx, info)
+				}
 			}
 		}
 		// A stream that holds somebody back is purged at once.

@@ -92,6 +92,8 @@ type working struct {
 	epoch  uint64
 	joined bool              // the worker's name is new to the group
 	start  decode.Checkpoint // what the sink holds
+
+	recorded decode.Checkpoint // what the worker's record says
 }
 
 func (w *Worker) session(ctx context.Context) error {
@@ -140,6 +142,11 @@ func (w *Worker) work(t *tenure, link *link) error {
 	}
 	if err != nil {
 		return err
+	}
+	if from.fresh {
+		if err := s.keep(ctx, from); err != nil {
+			return err
+		}
 	}
 	return s.once(s.run(t, from))
 }
@@ -201,7 +208,7 @@ func (s *working) register(ctx context.Context, store state.Store) error {
 		if err != nil {
 			return err
 		}
-		s.epoch, s.start = rec.Epoch, rec.Checkpoint
+		s.epoch, s.start, s.recorded = rec.Epoch, rec.Checkpoint, rec.Checkpoint
 		s.report = newReporter(store, rec, rev)
 		return nil
 	}
