@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -74,7 +75,8 @@ type config struct {
 	sourceErrs      []error // a source was given and refused: the replicator's matter
 	password        func(context.Context) (string, error)
 	slot            string
-	publication     string
+	adoptGiven      bool     // WithPublication was
+	publications    []string // of another owner; none: flo's own
 	tables          []string
 	exclude         []string
 	mode            Mode
@@ -312,6 +314,16 @@ func WithMode(m Mode) ReplicatorOption { return func(c *config) { c.mode = m } }
 // WithSlot names the replication slot. Default: "flo_" and the group.
 func WithSlot(name string) ReplicatorOption { return func(c *config) { c.slot = name } }
 
+// WithPublication uses publications that somebody else has made, and leaves them alone, in Drop too: so a role
+// with REPLICATION, and SELECT on the tables for the copy, is enough. Which tables are replicated, which of their
+// rows (row filters) and columns (column lists) is what the publications say, for the copy as well; WithTables
+// and WithExcludeTables can't be given besides. They have to publish insert, update, delete and truncate (a table
+// without replica identity may stand in one of insert and truncate only), each table in one of them, and
+// not via the partition root; anything else ends Run with ErrTables or ErrSourceSettings.
+func WithPublication(names ...string) ReplicatorOption {
+	return func(c *config) { c.publications, c.adoptGiven = append([]string(nil), names...), true }
+}
+
 // WithCopyConnections sets how many connections read the initial copy. 1 to 64, default 2.
 func WithCopyConnections(n int) ReplicatorOption { return func(c *config) { c.copyConnections = n } }
 
@@ -469,6 +481,7 @@ func (c *config) validateReplicator() {
 			c.bad("table pattern %q: %w", p, err)
 		}
 	}
+	c.validatePublications()
 	if c.copyConnections < 1 || c.copyConnections > 64 {
 		c.bad("WithCopyConnections(%d): want 1 to 64", c.copyConnections)
 	}
@@ -494,6 +507,26 @@ func (c *config) validateReplicator() {
 	}
 	if c.replayWindow < 0 || c.replayWindow > 24*time.Hour {
 		c.bad("WithReplayWindow(%s): want 0 to 24h", c.replayWindow)
+	}
+}
+
+func (c *config) validatePublications() {
+	if !c.adoptGiven {
+		return
+	}
+	if len(c.publications) == 0 {
+		c.bad("WithPublication: no name is given; leave it out for publications of flo's own")
+	}
+	for i, name := range c.publications {
+		if name == "" || len(name) > names.MaxLength || strings.ContainsRune(name, 0) {
+			c.bad("WithPublication(%q): want 1 to %d bytes", name, names.MaxLength)
+		}
+		if slices.Contains(c.publications[:i], name) {
+			c.bad("WithPublication(%q): the name is given twice", name)
+		}
+	}
+	if len(c.tables)+len(c.exclude) > 0 {
+		c.bad("WithPublication: the publication says which tables; leave WithTables and WithExcludeTables out")
 	}
 }
 

@@ -272,7 +272,7 @@ func (r *Replicator) claimAll(ctx context.Context, store state.Store) (holds []*
 	return holds, err
 }
 
-// Drop removes what flo made for the group: slot, publications, stream and state. Nothing of the group may run, in
+// Drop removes what flo made for the group: slot, publications (not those of WithPublication), stream and state. Nothing of the group may run, in
 // whatever process: then nothing is removed, and the error names it. What is gone already is no error.
 func (r *Replicator) Drop(ctx context.Context) error {
 	if r.running.Load() {
@@ -316,13 +316,8 @@ func (r *Replicator) Drop(ctx context.Context) error {
 
 // dropSource removes the slot, and then, if that could be done, the publications.
 func (r *Replicator) dropSource(ctx context.Context) error {
-	conn, err := r.source.Connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
 	if err := r.source.DropSlot(ctx, r.cfg.slot); err != nil {
 		return err
 	}
-	return r.source.DropPublications(ctx, conn, r.cfg.publicationName())
+	return r.dropPublications(ctx)
 }

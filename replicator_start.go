@@ -270,6 +270,9 @@ func (s *replication) begin(ctx context.Context) error {
 // publish resolves the tables and makes the publications, before the slot: a slot made first would
 // decode with a catalog that doesn't know them.
 func (s *replication) publish(ctx context.Context) error {
+	if s.r.cfg.adopts() {
+		return s.adopt(ctx)
+	}
 	tables, err := s.resolve(ctx, s.conn)
 	if err != nil {
 		return err
@@ -283,6 +286,9 @@ func (s *replication) publish(ctx context.Context) error {
 // republish goes on with the tables that the group had when its copy began. A table that was added to the
 // options, or made, since then has no copy: it is left out, with a warning. One that was taken out leaves.
 func (s *replication) republish(ctx context.Context) error {
+	if s.r.cfg.adopts() {
+		return s.adopt(ctx)
+	}
 	asked, err := s.resolve(ctx, s.conn)
 	if err != nil {
 		return err
@@ -356,12 +362,7 @@ func (s *replication) warnOfNew(ctx context.Context, t *source.Table) {
 		"call Drop and start over to include it", names.Qualified(t.Schema, t.Name)))
 }
 
-func (c *config) publicationName() string {
-	if c.publication != "" {
-		return c.publication
-	}
-	return "flo_" + c.group
-}
+func (c *config) publicationName() string { return "flo_" + c.group }
 
 func (s *replication) createSlot(ctx context.Context) error {
 	name := s.r.cfg.slot

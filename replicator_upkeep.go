@@ -53,7 +53,11 @@ func (s *replication) upkeep(ctx context.Context) error {
 			s.writeRecord(ctx)
 		}
 		if time.Since(looked) >= s.tablesInterval() {
-			if err := s.watchTables(ctx); err != nil && ctx.Err() == nil && !transient(err) {
+			err := s.watchTables(ctx)
+			if changed := (*adoptedChanged)(nil); errors.As(err, &changed) {
+				return err
+			}
+			if err != nil && ctx.Err() == nil && !transient(err) {
 				s.log.WarnContext(ctx, "looking for new tables failed", slog.Any("error", err))
 			}
 			looked = time.Now()
@@ -128,6 +132,9 @@ func (s *replication) tablesInterval() time.Duration { return max(3*s.r.cfg.idle
 // replicated, and moves a table that has lost its replica identity to the publication without updates and
 // deletes: otherwise the host's own would fail.
 func (s *replication) watchTables(ctx context.Context) error {
+	if s.r.cfg.adopts() {
+		return s.watchAdopted(ctx)
+	}
 	conn, err := s.r.source.Connect(ctx)
 	if err != nil {
 		return err
