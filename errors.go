@@ -103,7 +103,7 @@ func fatal(err error) bool {
 var passing = []error{
 	errAgain, errReposition, pack.ErrDiffers,
 	bus.ErrFenced, bus.ErrRolledBack, bus.ErrNoStream, bus.ErrClosed,
-	source.ErrSlotActive, source.ErrStreamClosed, flocopy.ErrSnapshotGone, flocopy.ErrLocked,
+	source.ErrSlotActive, source.ErrPassword, source.ErrStreamClosed, flocopy.ErrSnapshotGone, flocopy.ErrLocked,
 	state.ErrConflict, state.ErrNotFound, state.ErrLost, ErrLeaseLost,
 	nats.ErrTimeout, nats.ErrNoResponders, nats.ErrConnectionClosed, nats.ErrDisconnected, nats.ErrNoServers,
 	nats.ErrConnectionReconnecting, nats.ErrConnectionDraining, nats.ErrReconnectBufExceeded, nats.ErrStaleConnection,

@@ -292,7 +292,8 @@ func WithSourceConfig(cfg *pgx.ConnConfig) ReplicatorOption {
 	}
 }
 
-// WithPassword asks f for the source's password before each connection, for credentials that rotate.
+// WithPassword asks f for the source's password before each connection, for credentials that rotate. One that
+// is refused is asked for again, without limit: see LastError.
 func WithPassword(f func(context.Context) (string, error)) ReplicatorOption {
 	return func(c *config) { c.password = f }
 }
