@@ -295,10 +295,8 @@ func (s *working) run(t *tenure, from place) error {
 		}
 		return err
 	})
-	g.Go(func() error {
-		defer cancel() // CopyOnly: nothing is read behind the end
-		return s.write(gctx, f.out)
-	})
+	// CopyOnly: errFinished ends the others too, and comes first; cancelled before it, the feed's own end would.
+	g.Go(func() error { return s.write(gctx, f.out) })
 	err, hung := waitOr(t.work, t.late, g)
 	if hung {
 		s.hung.Store(true)
