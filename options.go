@@ -263,9 +263,7 @@ func WithLeaseTime(d time.Duration) CommonOption { return func(c *config) { c.le
 // WithStopTimeout bounds a stop: Run returns within d of its context's end. Until then what was read goes into
 // the stream, and the batch that the sink has is written; what JetStream or the sink haven't answered by then is
 // given up with ErrNotDrained, and comes again at the next start. The last quarter of d, at most 2 s, is for
-// saying goodbye to databases and NATS. A shorter time than the source takes to
-// cancel the making of a slot, or the sink for one batch, only makes a start repeat more. 100 ms to 10 minutes,
-// default 10 s.
+// saying goodbye to databases and NATS. 100 ms to 10 minutes, default 10 s.
 func WithStopTimeout(d time.Duration) CommonOption { return func(c *config) { c.stopTimeout = d } }
 
 // WithSource gives the source database as a connection string: a URL or keywords and values.

@@ -114,6 +114,26 @@ func TestWithPublicationRefusesWhatItCantUse(t *testing.T) {
 	}
 }
 
+// A superuser's FOR ALL TABLES asks nothing more of flo's role; one without REPLICATION or SELECT is told so.
+func TestARoleIsToldWhatItLacksForAPublicationOfAllTables(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'x'); CREATE PUBLICATION all_of_it FOR ALL TABLES`)
+	source, fill := role(t, p.src, "reader", "")
+	opts := func() []flo.Option {
+		return []flo.Option{flo.WithSource(source), flo.WithPublication("all_of_it"), flo.WithSink(p.sink())}
+	}
+	wantStop(t, p.launch(ctx, opts()...).ends(ctx), flo.ErrPrivilege, "ALTER ROLE", "REPLICATION")
+	p.src.Exec(t, fill(`ALTER ROLE $role REPLICATION`))
+	wantStop(t, p.launch(ctx, opts()...).ends(ctx), flo.ErrPrivilege, "GRANT SELECT ON TABLE")
+	p.src.Exec(t, fill(`GRANT SELECT ON t TO $role`))
+	p.start(ctx, opts()...)
+	p.catchUp(ctx)
+	p.src.Exec(t, `INSERT INTO t VALUES (2, 'x')`)
+	p.catchUp(ctx)
+	p.equal(ctx)
+}
+
 // A role that may not read a table, or not publish it, is told what to be granted; with that it works.
 func TestTheDocumentedRolesAreEnoughForPublicationsOfTheirOwn(t *testing.T) {
 	ctx := testContext(t)

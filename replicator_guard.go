@@ -166,8 +166,9 @@ func (r *Replicator) lookAtWAL(ctx context.Context, conn *pgx.Conn, g *walGuard)
 		return err
 	}
 	r.status.update(func(st *ReplicatorStatus) { st.WALKept, st.WALStatus = slot.RetainedBytes, slot.WALStatus })
-	r.status.clearWarnings(warnWALStatus)
-	if slot.WALStatus == "unreserved" || slot.Lost() {
+	if slot.WALStatus != "unreserved" && !slot.Lost() {
+		r.status.clearWarnings(warnWALStatus)
+	} else {
 		r.warn(ctx, fmt.Sprintf("%swal_status of %q is %s: the source is short of max_slot_wal_keep_size", warnWALStatus, r.cfg.slot, slot.WALStatus))
 	}
 	over, act := g.over(slot.RetainedBytes)
