@@ -101,29 +101,43 @@ func TestAStopIsBoundedInMidTransactionWithADestinationThatWaits(t *testing.T) {
 	p.equal(ctx)
 }
 
+// stuck never returns from Write until it is released.
+type stuck struct{ called, release, closed chan struct{} }
+
+func (s *stuck) Write(context.Context, *sink.Batch) error {
+	close(s.called)
+	<-s.release
+	return nil
+}
+
+func (s *stuck) Close(context.Context) error {
+	close(s.closed)
+	return nil
+}
+
 // A sink that ignores its context can't be ended; Run returns all the same, and says so.
 func TestAStopIsBoundedWithASinkThatNeverReturns(t *testing.T) {
 	ctx := testContext(t)
 	const bound = time.Second
 	p := newPipeline(t, smallTable)
-	var called atomic.Bool
-	release := make(chan struct{})
-	s := sink.Func(func(context.Context, *sink.Batch) error {
-		called.Store(true)
-		<-release
-		return nil
-	})
+	s := &stuck{called: make(chan struct{}), release: make(chan struct{}), closed: make(chan struct{})}
 	r := p.launch(ctx, flo.WithMode(flo.StreamOnly), flo.WithStopTimeout(bound), flo.WithSink(s))
 	eventually(t, ctx, "the slot", func() bool { return p.f.Status().Replicator.Phase == flo.PhaseStreaming })
 	p.src.Exec(t, `INSERT INTO t VALUES (1, 'x')`)
-	eventually(t, ctx, "the sink to hang", called.Load)
+	<-s.called
 	began := time.Now()
 	err := r.stop()
 	if d := time.Since(began); d > bound+slack {
 		t.Errorf("the stop took %s, the bound is %s", d, bound)
 	}
 	wantStop(t, err, flo.ErrNotDrained, "the sink has not returned")
-	close(release)
+	select {
+	case <-s.closed:
+		t.Error("the sink was closed under its Write")
+	default:
+	}
+	close(s.release) // when it does return, it is closed after all
+	<-s.closed
 	noGoroutines(t, ctx)
 	p.nothingLeft(ctx, "flo_shop")
 }

@@ -27,7 +27,7 @@ type Worker struct {
 	status  workerStatus
 	missed  repositionError // the last one of this Run
 	last    context.Context // ends when a stop has to be over; of this Run
-	hung    atomic.Bool     // the sink didn't return from a call
+	hung    <-chan struct{} // the sink didn't return from a call of this Run; closed when it has
 }
 
 // NewWorker makes one worker: the one given by WithSink or WithWorker, of which there must be one. It
@@ -71,9 +71,20 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.missed = repositionError{}
 	last, done := outliving(ctx, w.cfg.stopTimeout)
 	defer done()
-	w.last = last
+	w.last, w.hung = last, nil
 	err := retry(ctx, w.log, &w.status.commonStatus, w.session)
-	if c := sink.As[sink.Closer](w.opt.sink); c != nil && !w.hung.Load() {
+	c := sink.As[sink.Closer](w.opt.sink)
+	switch {
+	case c != nil && w.hung != nil: // a call is under way: it is closed behind that, if that ever ends
+		go func(hung <-chan struct{}) {
+			<-hung
+			cctx, cancel := context.WithTimeout(context.Background(), closeBound)
+			defer cancel()
+			if err := c.Close(cctx); err != nil {
+				w.log.Warn("closing the sink that did not return failed", slog.Any("error", err))
+			}
+		}(w.hung)
+	case c != nil:
 		cctx, cancel := context.WithTimeout(last, closeBound)
 		defer cancel()
 		if cerr := c.Close(cctx); cerr != nil && err == nil {
@@ -251,12 +262,16 @@ func (s *working) opening() sink.Start {
 
 // waitOr waits for a session's goroutines, longer than work at most by closeBound, or in a stop until late: a
 // sink that doesn't return when its context has ended is left behind.
-func waitOr(work, late context.Context, g *errgroup.Group) (err error, hung bool) {
+func waitOr(work, late context.Context, g *errgroup.Group) (err error, hung <-chan struct{}) {
 	done := make(chan error, 1)
-	go func() { done <- g.Wait() }()
+	returned := make(chan struct{})
+	go func() {
+		defer close(returned)
+		done <- g.Wait()
+	}()
 	select {
 	case err := <-done:
-		return err, false
+		return err, nil
 	case <-work.Done():
 	}
 	t := time.NewTimer(closeBound)
@@ -264,11 +279,11 @@ func waitOr(work, late context.Context, g *errgroup.Group) (err error, hung bool
 	began := time.Now()
 	select {
 	case err := <-done:
-		return err, false
+		return err, nil
 	case <-t.C:
 	case <-late.Done():
 	}
-	return fmt.Errorf("%w: the sink has not returned %s after its context ended", ErrNotDrained, time.Since(began).Round(time.Millisecond)), true
+	return fmt.Errorf("%w: the sink has not returned %s after its context ended", ErrNotDrained, time.Since(began).Round(time.Millisecond)), returned
 }
 
 // run reads, decodes and writes until ctx ends. The stages overlap: while one batch is written, the
@@ -298,8 +313,8 @@ func (s *working) run(t *tenure, from place) error {
 	// CopyOnly: errFinished ends the others too, and comes first; cancelled before it, the feed's own end would.
 	g.Go(func() error { return s.write(gctx, f.out) })
 	err, hung := waitOr(t.work, t.late, g)
-	if hung {
-		s.hung.Store(true)
+	if hung != nil {
+		s.hung = hung
 		return err
 	}
 	flush, cancelFlush := context.WithTimeout(s.last, closeBound)
