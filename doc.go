@@ -45,8 +45,8 @@
 // # Shutdown
 //
 // Run blocks until its context ends, then finishes what is under way: the replicator waits until
-// JetStream has acknowledged what it has read, a worker until its sink has written the batch it holds,
-// each for at most 10 seconds. It returns nil if all of that was done, and [ErrNotDrained] if
+// JetStream has acknowledged what it has read, a worker until its sink has written the batch it holds.
+// Within [WithStopTimeout] (10 seconds) it returns nil if all of that was done, and [ErrNotDrained] if
 // JetStream or the sink did not answer in time; nothing is lost by that. A process may as well be
 // killed: the next start goes on where the stream and the checkpoints stand. flo starts no goroutine
 // before Run and leaves none behind, installs no signal handler, and writes nothing to standard output

@@ -57,6 +57,8 @@ var (
 	// ErrNotDrained: Run was stopped and could not finish what was under way within its bound, because
 	// JetStream or the sink did not answer. Nothing is lost: the next start takes it up again.
 	ErrNotDrained = errors.New("flo: stopped before everything under way was finished; the next start takes it up again")
+	// ErrWALLimit: the slot kept more WAL at the source than WithWALLimit allows.
+	ErrWALLimit = errors.New("flo: the slot keeps too much WAL")
 	// ErrFinished: the group was run as CopyOnly and has finished.
 	ErrFinished = errors.New("flo: the group's copy has finished")
 )
@@ -89,7 +91,7 @@ func fatal(err error) bool {
 	if errors.As(err, &se) {
 		return true
 	}
-	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrTables, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrTransactionTooLarge, ErrMode, ErrFinished} {
+	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrTables, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrTransactionTooLarge, ErrMode, ErrFinished, ErrWALLimit} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -101,7 +103,7 @@ func fatal(err error) bool {
 var passing = []error{
 	errAgain, errReposition, pack.ErrDiffers,
 	bus.ErrFenced, bus.ErrRolledBack, bus.ErrNoStream, bus.ErrClosed,
-	source.ErrSlotActive, source.ErrStreamClosed, flocopy.ErrSnapshotGone, flocopy.ErrLocked,
+	source.ErrSlotActive, source.ErrPassword, source.ErrStreamClosed, flocopy.ErrSnapshotGone, flocopy.ErrLocked,
 	state.ErrConflict, state.ErrNotFound, state.ErrLost, ErrLeaseLost,
 	nats.ErrTimeout, nats.ErrNoResponders, nats.ErrConnectionClosed, nats.ErrDisconnected, nats.ErrNoServers,
 	nats.ErrConnectionReconnecting, nats.ErrConnectionDraining, nats.ErrReconnectBufExceeded, nats.ErrStaleConnection,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -211,7 +212,7 @@ func (c *config) connectNATS(ctx context.Context) (*link, error) {
 		nc, err = n.server.Conn(ctx, nats.MaxReconnects(-1))
 	case n.url != "":
 		own = true
-		nc, err = dialNATS(ctx, n.url, n.opts)
+		nc, err = dialNATS(ctx, n.url, append([]nats.Option{nats.ErrorHandler(c.natsSays)}, n.opts...))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("flo: connecting to NATS: %w", err)
@@ -228,6 +229,14 @@ func (c *config) connectNATS(ctx context.Context) (*link, error) {
 		l.close = nc.Close
 	}
 	return l, nil
+}
+
+// natsSays logs what the server says of its own accord: above all a permission that is missing, which a request
+// meets with silence.
+func (c *config) natsSays(_ *nats.Conn, _ *nats.Subscription, err error) {
+	if err != nil {
+		c.logger.Warn("NATS says", slog.String("group", c.group), slog.Any("error", err))
+	}
 }
 
 // writeTimeout bounds a write to a NATS server that no longer reads.

@@ -13,15 +13,28 @@ import (
 type tenure struct {
 	// stop ends when the session has to stop: Run's context ended, or the lease was lost.
 	stop context.Context
-	// work outlives Run's context by drainBound, so that what is under way is finished; not a lost lease.
+	// work outlives Run's context by the time that a stop has for work, so that what is under way is finished;
+	// not a lost lease.
 	work context.Context
+	// late ends a little after work: whatever was cut then has had its time to return.
+	late context.Context
 	hold *state.Hold
 	end  func()
 }
 
+// maxGoodbye is how much of a stop's time is kept for the end of connections and leases, at most.
+const maxGoodbye = 2 * time.Second
+
+// stopShares divides a stop's time: until when work under way goes on, until when its return is waited for, and
+// until when the lease is given back. The rest is for the connections.
+func stopShares(bound time.Duration) (work, wait, release time.Duration) {
+	goodbye := min(bound/4, maxGoodbye)
+	return bound - goodbye, bound - goodbye/2, bound - goodbye/4
+}
+
 // begin takes the lease, standing by as long as another process has it.
-func begin(ctx context.Context, store state.Store, name string, lease time.Duration, st *commonStatus, log *slog.Logger) (*tenure, error) {
-	hold, err := state.Acquire(ctx, store, name, lease, func(l state.Lease) {
+func begin(ctx context.Context, store state.Store, name string, cfg *config, st *commonStatus, log *slog.Logger) (*tenure, error) {
+	hold, err := state.Acquire(ctx, store, name, cfg.lease, func(l state.Lease) {
 		if st.standby(l.Process.String()) {
 			log.InfoContext(ctx, "standing by: another one is active", slog.String("active", l.Process.String()))
 		}
@@ -30,16 +43,21 @@ func begin(ctx context.Context, store state.Store, name string, lease time.Durat
 		return nil, err
 	}
 	stop, letGo := either(ctx, hold.Context())
-	work, release := outliving(ctx, drainBound)
+	forWork, forWait, forRelease := stopShares(cfg.stopTimeout)
+	work, endWork := outliving(ctx, forWork)
+	late, endLate := outliving(ctx, forWait)
+	releasing, endReleasing := outliving(ctx, forRelease)
 	work, cancel := context.WithCancelCause(work)
 	unhook := context.AfterFunc(hold.Context(), func() { cancel(context.Cause(hold.Context())) })
-	t := &tenure{stop: stop, work: work, hold: hold}
+	t := &tenure{stop: stop, work: work, late: late, hold: hold}
 	t.end = func() {
 		unhook()
 		letGo()
 		cancel(context.Canceled)
-		release()
-		rctx, done := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
+		endWork()
+		endLate()
+		defer endReleasing()
+		rctx, done := context.WithTimeout(releasing, closeBound)
 		defer done()
 		if err := hold.Release(rctx); err != nil {
 			log.DebugContext(ctx, "the lease was not released; it runs out by itself", slog.Any("error", err))

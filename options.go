@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -74,7 +75,8 @@ type config struct {
 	sourceErrs      []error // a source was given and refused: the replicator's matter
 	password        func(context.Context) (string, error)
 	slot            string
-	publication     string
+	adoptGiven      bool     // WithPublication was
+	publications    []string // of another owner; none: flo's own
 	tables          []string
 	exclude         []string
 	mode            Mode
@@ -85,6 +87,9 @@ type config struct {
 	windowGiven     bool
 	lease           time.Duration
 	idleInterval    time.Duration
+	stopTimeout     time.Duration
+	walLimit        int64
+	walAction       WALAction
 
 	worker  workerConfig // defaults
 	workers []workerConfig
@@ -98,6 +103,7 @@ type workerConfig struct {
 	batchSize     int
 	batchBytes    int
 	flushInterval time.Duration
+	startAt       StartPoint
 	own           []WorkerOption
 }
 
@@ -254,6 +260,12 @@ func WithNATSServer(s NATSServer) CommonOption {
 // stop. 1 s to 10 minutes, default 10 s.
 func WithLeaseTime(d time.Duration) CommonOption { return func(c *config) { c.lease = d } }
 
+// WithStopTimeout bounds a stop: Run returns within d of its context's end. Until then what was read goes into
+// the stream, and the batch that the sink has is written; what JetStream or the sink haven't answered by then is
+// given up with ErrNotDrained, and comes again at the next start. The last quarter of d, at most 2 s, is for
+// saying goodbye to databases and NATS. 100 ms to 10 minutes, default 10 s.
+func WithStopTimeout(d time.Duration) CommonOption { return func(c *config) { c.stopTimeout = d } }
+
 // WithSource gives the source database as a connection string: a URL or keywords and values.
 // https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 func WithSource(connString string) ReplicatorOption {
@@ -278,7 +290,8 @@ func WithSourceConfig(cfg *pgx.ConnConfig) ReplicatorOption {
 	}
 }
 
-// WithPassword asks f for the source's password before each connection, for credentials that rotate.
+// WithPassword asks f for the source's password before each connection, for credentials that rotate. One that
+// is refused is asked for again, without limit: see LastError.
 func WithPassword(f func(context.Context) (string, error)) ReplicatorOption {
 	return func(c *config) { c.password = f }
 }
@@ -299,6 +312,16 @@ func WithMode(m Mode) ReplicatorOption { return func(c *config) { c.mode = m } }
 
 // WithSlot names the replication slot. Default: "flo_" and the group.
 func WithSlot(name string) ReplicatorOption { return func(c *config) { c.slot = name } }
+
+// WithPublication uses publications that somebody else has made, and leaves them alone, in Drop too: so a role
+// with REPLICATION, and SELECT on the tables for the copy, is enough. Which tables are replicated, which of their
+// rows (row filters) and columns (column lists) is what the publications say, for the copy as well; WithTables
+// and WithExcludeTables can't be given besides. They have to publish insert, update, delete and truncate (a table
+// without replica identity may stand in one of insert and truncate only), each table in one of them, and
+// not via the partition root; anything else ends Run with ErrTables or ErrSourceSettings.
+func WithPublication(names ...string) ReplicatorOption {
+	return func(c *config) { c.publications, c.adoptGiven = append([]string(nil), names...), true }
+}
 
 // WithCopyConnections sets how many connections read the initial copy. 1 to 64, default 2.
 func WithCopyConnections(n int) ReplicatorOption { return func(c *config) { c.copyConnections = n } }
@@ -321,6 +344,17 @@ func WithReplayWindow(d time.Duration) ReplicatorOption {
 // that its slot holds no WAL. Default 10 s, at least 100 ms.
 func WithIdleInterval(d time.Duration) ReplicatorOption {
 	return func(c *config) { c.idleInterval = d }
+}
+
+// WithWALLimit sets how much WAL the slot may keep at the source, in bytes, and what to do when it keeps more:
+// WarnOnWAL, StopOnWAL or DropSlotOnWAL. At least 16 MiB; 0 for no limit. Default: DefaultWALLimit (10 GiB),
+// WarnOnWAL. It is looked at every WithIdleInterval, 10 s at most, whether NATS is there or not. A start that
+// finds more than the limit may drain it: it is ended only if a quarter of the limit comes on top.
+//
+// The limit has to leave room for what is kept in any case: the WAL of the replay window, and of the longest
+// transaction.
+func WithWALLimit(bytes int64, action WALAction) ReplicatorOption {
+	return func(c *config) { c.walLimit, c.walAction = bytes, action }
 }
 
 // WithSink adds the worker "default" with that sink.
@@ -356,6 +390,7 @@ const (
 	defaultReplayWindow    = 3 * time.Minute
 	defaultIdleInterval    = 10 * time.Second
 	defaultLease           = 10 * time.Second
+	defaultStopTimeout     = 10 * time.Second
 	defaultCopyConnections = 2
 	defaultBatchSize       = 10_000
 	defaultBatchBytes      = 8 << 20
@@ -370,8 +405,11 @@ func newConfig(opts []Option) *config {
 		replicas:        1,
 		replayWindow:    defaultReplayWindow,
 		idleInterval:    defaultIdleInterval,
+		stopTimeout:     defaultStopTimeout,
+		walLimit:        DefaultWALLimit,
+		walAction:       WarnOnWAL,
 		lease:           defaultLease,
-		worker:          workerConfig{batchSize: defaultBatchSize, batchBytes: defaultBatchBytes},
+		worker:          workerConfig{batchSize: defaultBatchSize, batchBytes: defaultBatchBytes, startAt: StartAtBeginning},
 	}
 	for _, o := range opts {
 		if o != nil {
@@ -403,6 +441,9 @@ func (c *config) validateCommon() {
 	}
 	if c.lease < time.Second || c.lease > 10*time.Minute {
 		c.bad("WithLeaseTime(%s): want 1s to 10m", c.lease)
+	}
+	if c.stopTimeout < 100*time.Millisecond || c.stopTimeout > 10*time.Minute {
+		c.bad("WithStopTimeout(%s): want 100ms to 10m", c.stopTimeout)
 	}
 	given := 0
 	for _, set := range []bool{c.nats.conn != nil, c.nats.js != nil, c.nats.url != "", c.nats.server != nil} {
@@ -439,6 +480,7 @@ func (c *config) validateReplicator() {
 			c.bad("table pattern %q: %w", p, err)
 		}
 	}
+	c.validatePublications()
 	if c.copyConnections < 1 || c.copyConnections > 64 {
 		c.bad("WithCopyConnections(%d): want 1 to 64", c.copyConnections)
 	}
@@ -451,11 +493,39 @@ func (c *config) validateReplicator() {
 	if c.idleInterval < 100*time.Millisecond {
 		c.bad("WithIdleInterval(%s): want at least 100ms", c.idleInterval)
 	}
+	if c.walLimit != 0 && c.walLimit < minWALLimit {
+		c.bad("WithWALLimit(%d): want at least %d bytes, or 0 for no limit", c.walLimit, minWALLimit)
+	}
+	switch c.walAction {
+	case WarnOnWAL, StopOnWAL, DropSlotOnWAL:
+	default:
+		c.bad("WithWALLimit(%q): want WarnOnWAL, StopOnWAL or DropSlotOnWAL", c.walAction)
+	}
 	if !c.windowGiven && c.nats.server != nil && c.nats.server.SyncAlways() {
 		c.replayWindow = 0
 	}
 	if c.replayWindow < 0 || c.replayWindow > 24*time.Hour {
 		c.bad("WithReplayWindow(%s): want 0 to 24h", c.replayWindow)
+	}
+}
+
+func (c *config) validatePublications() {
+	if !c.adoptGiven {
+		return
+	}
+	if len(c.publications) == 0 {
+		c.bad("WithPublication: no name is given; leave it out for publications of flo's own")
+	}
+	for i, name := range c.publications {
+		if name == "" || len(name) > names.MaxLength || strings.ContainsRune(name, 0) {
+			c.bad("WithPublication(%q): want 1 to %d bytes", name, names.MaxLength)
+		}
+		if slices.Contains(c.publications[:i], name) {
+			c.bad("WithPublication(%q): the name is given twice", name)
+		}
+	}
+	if len(c.tables)+len(c.exclude) > 0 {
+		c.bad("WithPublication: the publication says which tables; leave WithTables and WithExcludeTables out")
 	}
 }
 
@@ -485,6 +555,9 @@ func (c *config) validateWorkers() {
 		}
 		if w.flushInterval < 0 || w.flushInterval > time.Hour {
 			c.bad("worker %q: WithFlushInterval(%s): want 0 to 1h", w.name, w.flushInterval)
+		}
+		if w.startAt != StartAtBeginning && w.startAt != StartAtNow {
+			c.bad("worker %q: WithStartAt(%q): want StartAtBeginning or StartAtNow", w.name, w.startAt)
 		}
 		if err := rules.Validate(w.rules...); err != nil {
 			c.bad("worker %q: %w", w.name, err)

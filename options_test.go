@@ -169,3 +169,17 @@ func TestTableWithoutColumns(t *testing.T) {
 		t.Fatalf("%s rows after streaming, want 5", n)
 	}
 }
+
+func TestGuardAndStopOptionsAreChecked(t *testing.T) {
+	for of, opt := range map[string]flo.Option{
+		"WithWALLimit(1)":         flo.WithWALLimit(1, flo.WarnOnWAL),
+		"WithWALLimit(-1)":        flo.WithWALLimit(-1, flo.StopOnWAL),
+		`WithWALLimit("sideways"`: flo.WithWALLimit(1<<30, "sideways"),
+		`WithStartAt("later")`:    flo.WithStartAt("later"),
+		"WithStopTimeout(0s)":     flo.WithStopTimeout(0),
+		"WithStopTimeout(1h0m0s)": flo.WithStopTimeout(time.Hour),
+	} {
+		_, err := flo.New(with(opt)...)
+		wantInvalid(t, of, err, strings.SplitN(of, "(", 2)[0])
+	}
+}

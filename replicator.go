@@ -22,9 +22,10 @@ type Replicator struct {
 	source  source.Config
 	running atomic.Bool
 	status  replicatorStatus
-	settle  atomic.Int64 // rises with each call of Settle
-	afresh  atomic.Bool  // the next session begins another attempt, whatever the stream says
-	settled atomic.Int64 // the calls that were seen to
+	settle  atomic.Int64    // rises with each call of Settle
+	last    context.Context // ends when a stop has to be over; of this Run
+	afresh  atomic.Bool     // the next session begins another attempt, whatever the stream says
+	settled atomic.Int64    // the calls that were seen to
 }
 
 // NewReplicator makes the half that reads PostgreSQL. It needs the replicator's options only,
@@ -65,7 +66,12 @@ func (r *Replicator) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer r.running.Store(false)
-	err := retry(ctx, r.source.Logger, &r.status.commonStatus, r.session)
+	err := r.guarded(ctx, func(ctx context.Context) error {
+		last, done := outliving(ctx, r.cfg.stopTimeout)
+		defer done()
+		r.last = last
+		return retry(ctx, r.source.Logger, &r.status.commonStatus, r.session)
+	})
 	r.status.stop(err)
 	return err
 }
@@ -122,7 +128,7 @@ func (r *Replicator) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t, err := begin(ctx, store, state.ReplicatorLease, r.cfg.lease, &r.status.commonStatus, r.source.Logger)
+	t, err := begin(ctx, store, state.ReplicatorLease, r.cfg, &r.status.commonStatus, r.source.Logger)
 	if err != nil {
 		return err
 	}
@@ -266,7 +272,7 @@ func (r *Replicator) claimAll(ctx context.Context, store state.Store) (holds []*
 	return holds, err
 }
 
-// Drop removes what flo made for the group: slot, publications, stream and state. Nothing of the group may run, in
+// Drop removes what flo made for the group: slot, publications (not those of WithPublication), stream and state. Nothing of the group may run, in
 // whatever process: then nothing is removed, and the error names it. What is gone already is no error.
 func (r *Replicator) Drop(ctx context.Context) error {
 	if r.running.Load() {
@@ -310,13 +316,8 @@ func (r *Replicator) Drop(ctx context.Context) error {
 
 // dropSource removes the slot, and then, if that could be done, the publications.
 func (r *Replicator) dropSource(ctx context.Context) error {
-	conn, err := r.source.Connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
 	if err := r.source.DropSlot(ctx, r.cfg.slot); err != nil {
 		return err
 	}
-	return r.source.DropPublications(ctx, conn, r.cfg.publicationName())
+	return r.dropPublications(ctx)
 }

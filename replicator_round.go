@@ -93,11 +93,7 @@ func (s *replication) unfinished(ctx context.Context) ([]uint32, error) {
 // goOn resolves the tables again, and begins a round if any has to be copied: one whose copy was cut short, one
 // that was added, or made again, since, and one that a worker needs afresh. A table that was taken out leaves.
 func (s *replication) goOn(ctx context.Context) error {
-	asked, err := s.resolve(ctx, s.conn)
-	if err != nil {
-		return err
-	}
-	added, err := s.added(ctx, asked)
+	asked, added, err := s.askedFor(ctx)
 	if err != nil {
 		return err
 	}
@@ -130,7 +126,23 @@ func (s *replication) goOn(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.r.cfg.adopts() {
+		return nil
+	}
 	return s.ensurePublications(ctx, asked)
+}
+
+// askedFor gives the tables that the group is to have, and those that are new to it.
+func (s *replication) askedFor(ctx context.Context) (asked []source.Table, added []uint32, err error) {
+	if s.r.cfg.adopts() {
+		err = s.adopt(ctx)
+		return s.tables, nil, err
+	}
+	if asked, err = s.resolve(ctx, s.conn); err != nil {
+		return nil, nil, err
+	}
+	added, err = s.added(ctx, asked)
+	return asked, added, err
 }
 
 // added gives the tables that the publications don't have: they are new to the group.

@@ -24,7 +24,7 @@ import (
 // replication is one session of a replicator: from the tail of the stream until something breaks.
 type replication struct {
 	r      *Replicator
-	work   context.Context // outlives the stop by drainBound
+	work   context.Context // outlives the stop, see tenure
 	log    *slog.Logger
 	link   *link
 	sys    source.System
@@ -59,6 +59,7 @@ type replication struct {
 	verified atomic.Uint64              // the last sequence that this session knows to be stored
 	stored   atomic.Pointer[wire.Point] // where `changes` ends in the stream
 	gate     byteGate
+	workers  idleWatch // the upkeep's
 }
 
 // newSession draws the name under which a session writes.
@@ -72,7 +73,7 @@ func newSession() uint64 {
 const closeBound = 5 * time.Second
 
 func (s *replication) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), closeBound)
+	ctx, cancel := context.WithTimeout(s.r.last, closeBound)
 	defer cancel()
 	if s.slot != nil {
 		s.slot.Release(ctx)
@@ -299,6 +300,9 @@ func (s *replication) begin(ctx context.Context) error {
 // publish resolves the tables and makes the publications, before the slot: a slot made first would
 // decode with a catalog that doesn't know them.
 func (s *replication) publish(ctx context.Context) error {
+	if s.r.cfg.adopts() {
+		return s.adopt(ctx)
+	}
 	tables, err := s.resolve(ctx, s.conn)
 	if err != nil {
 		return err
@@ -347,21 +351,14 @@ func (s *replication) ensurePublications(ctx context.Context, tables []source.Ta
 
 // warn says something once.
 func (s *replication) warn(ctx context.Context, text string) {
-	if s.r.status.warn(text) {
-		s.log.WarnContext(ctx, text)
-	}
+	s.r.warn(ctx, text)
 }
 
 func (s *replication) warnOfNew(ctx context.Context, t *source.Table) {
 	s.warn(ctx, fmt.Sprintf("table %s is not replicated yet: it was made, or renamed, since the replicator started; start the replicator again to copy and include it", names.Qualified(t.Schema, t.Name)))
 }
 
-func (c *config) publicationName() string {
-	if c.publication != "" {
-		return c.publication
-	}
-	return "flo_" + c.group
-}
+func (c *config) publicationName() string { return "flo_" + c.group }
 
 func (s *replication) createSlot(ctx context.Context) error {
 	if err := s.r.source.DropSlot(ctx, s.r.cfg.slot); err != nil { // one that is missing is no error

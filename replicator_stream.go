@@ -32,8 +32,6 @@ const (
 	busyWait = time.Millisecond
 	// housekeepingFrames is after how many messages it looks at everything else under load.
 	housekeepingFrames = 512
-	// drainBound is how long a stop waits for JetStream to acknowledge what was sent.
-	drainBound = 10 * time.Second
 )
 
 // streaming is the part of a session that reads the replication connection and sends what it packs.

@@ -40,6 +40,9 @@ func (s *replication) upkeep(ctx context.Context) error {
 			}
 			if err == nil {
 				s.gate.set(int64(info.Bytes))
+				if due {
+					s.lookAtWorkers(ctx, info)
+				}
 			}
 		}
 		// A stream that holds somebody back is purged at once.
@@ -55,7 +58,7 @@ func (s *replication) upkeep(ctx context.Context) error {
 		}
 		if time.Since(looked) >= s.tablesInterval() {
 			err := s.watchTables(ctx)
-			if errors.Is(err, errRound) {
+			if changed := (*adoptedChanged)(nil); errors.Is(err, errRound) || errors.As(err, &changed) {
 				return err
 			}
 			if err != nil && ctx.Err() == nil && !transient(err) {
@@ -85,7 +88,7 @@ func (s *replication) writeRecord(ctx context.Context) {
 	err := s.store.PutReplicator(ctx, state.Replicator{
 		Group: s.r.cfg.group, Incarnation: s.stream.Incarnation(), System: s.sys.ID, Database: s.sys.Database,
 		Slot: s.r.cfg.slot, Mode: string(s.r.cfg.mode), Phase: string(st.Phase), LastLSN: st.Published, Confirmed: st.Confirmed,
-		Updated: time.Now().UTC(),
+		WALKept: st.WALKept, Updated: time.Now().UTC(),
 	})
 	if err != nil && ctx.Err() == nil {
 		s.log.DebugContext(ctx, "writing the replicator's record failed", slog.Any("error", err))
@@ -147,6 +150,9 @@ func (s *replication) tablesInterval() time.Duration { return max(3*s.r.cfg.idle
 // replicated, and moves a table that has lost its replica identity to the publication without updates and
 // deletes: otherwise the host's own would fail.
 func (s *replication) watchTables(ctx context.Context) error {
+	if s.r.cfg.adopts() {
+		return s.watchAdopted(ctx)
+	}
 	conn, err := s.r.source.Connect(ctx)
 	if err != nil {
 		return err

@@ -45,6 +45,9 @@ type ReplicatorStatus struct {
 	Changes   uint64 // published since Run began
 	CopyDone  bool   // the initial copy is whole in the stream
 	Tables    []TableStatus
+	Idle      []IdleWorker // registered workers that don't run, and for which the stream is kept
+	WALKept   int64        // bytes of WAL that the source keeps for the slot; see WithWALLimit
+	WALStatus string       // the slot's wal_status: reserved, extended, unreserved or lost; "" while there is no slot
 }
 
 // TableStatus is how far a table's copy into the stream is.
@@ -109,6 +112,13 @@ func (s *commonStatus) set(p Phase) {
 	}
 }
 
+// Phase is what the half is doing.
+func (s *commonStatus) Phase() Phase {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.phase
+}
+
 // standby notes who is active, and reports whether that is news.
 func (s *commonStatus) standby(active string) bool {
 	s.mu.Lock()
@@ -156,6 +166,7 @@ func (s *replicatorStatus) snapshot() ReplicatorStatus {
 	st := s.at
 	st.Phase, st.LastError, st.Retries = s.phase, s.lastErr, s.retries
 	st.Warnings = append([]string(nil), s.at.Warnings...)
+	st.Idle = slices.Clone(s.at.Idle)
 	st.Tables = make([]TableStatus, 0, len(s.tables))
 	for _, t := range s.tables {
 		st.Tables = append(st.Tables, t)

@@ -26,7 +26,8 @@ type Worker struct {
 	running atomic.Bool
 	status  workerStatus
 	missed  repositionError // the last one of this Run
-	hung    atomic.Bool     // the sink didn't return from a call
+	last    context.Context // ends when a stop has to be over; of this Run
+	hung    <-chan struct{} // the sink didn't return from a call of this Run; closed when it has
 }
 
 // NewWorker makes one worker: the one given by WithSink or WithWorker, of which there must be one. It
@@ -68,9 +69,23 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	defer w.running.Store(false)
 	w.missed = repositionError{}
+	last, done := outliving(ctx, w.cfg.stopTimeout)
+	defer done()
+	w.last, w.hung = last, nil
 	err := retry(ctx, w.log, &w.status.commonStatus, w.session)
-	if c := sink.As[sink.Closer](w.opt.sink); c != nil && !w.hung.Load() {
-		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
+	c := sink.As[sink.Closer](w.opt.sink)
+	switch {
+	case c != nil && w.hung != nil: // a call is under way: it is closed behind that, if that ever ends
+		go func(hung <-chan struct{}) {
+			<-hung
+			cctx, cancel := context.WithTimeout(context.Background(), closeBound)
+			defer cancel()
+			if err := c.Close(cctx); err != nil {
+				w.log.Warn("closing the sink that did not return failed", slog.Any("error", err))
+			}
+		}(w.hung)
+	case c != nil:
+		cctx, cancel := context.WithTimeout(last, closeBound)
 		defer cancel()
 		if cerr := c.Close(cctx); cerr != nil && err == nil {
 			err = fmt.Errorf("flo: worker %q: closing the sink: %w", w.opt.name, cerr)
@@ -88,6 +103,8 @@ type working struct {
 	epoch  uint64
 	joined bool              // the worker's name is new to the group
 	start  decode.Checkpoint // what the sink holds
+
+	recorded decode.Checkpoint // what the worker's record says
 }
 
 func (w *Worker) session(ctx context.Context) error {
@@ -104,7 +121,7 @@ func (w *Worker) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t, err := begin(ctx, store, state.WorkerLease(w.opt.name), w.cfg.lease, &w.status.commonStatus, w.log)
+	t, err := begin(ctx, store, state.WorkerLease(w.opt.name), w.cfg, &w.status.commonStatus, w.log)
 	if err != nil {
 		return err
 	}
@@ -136,6 +153,11 @@ func (w *Worker) work(t *tenure, link *link) error {
 	}
 	if err != nil {
 		return err
+	}
+	if from.fresh {
+		if err := s.keep(ctx, from); err != nil {
+			return err
+		}
 	}
 	return s.once(s.run(t, from))
 }
@@ -197,7 +219,7 @@ func (s *working) register(ctx context.Context, store state.Store) error {
 		if err != nil {
 			return err
 		}
-		s.epoch, s.start = rec.Epoch, rec.Checkpoint
+		s.epoch, s.start, s.recorded = rec.Epoch, rec.Checkpoint, rec.Checkpoint
 		s.report = newReporter(store, rec, rev)
 		return nil
 	}
@@ -238,24 +260,30 @@ func (s *working) opening() sink.Start {
 	return sink.Start{Group: s.cfg.group, Worker: s.opt.name, Incarnation: s.stream.Incarnation(), Epoch: s.epoch}
 }
 
-// waitOr waits for a session's goroutines, at most closeBound longer than work: a sink that doesn't return
-// when its context has ended is left behind.
-func waitOr(work context.Context, g *errgroup.Group) (err error, hung bool) {
+// waitOr waits for a session's goroutines, longer than work at most by closeBound, or in a stop until late: a
+// sink that doesn't return when its context has ended is left behind.
+func waitOr(work, late context.Context, g *errgroup.Group) (err error, hung <-chan struct{}) {
 	done := make(chan error, 1)
-	go func() { done <- g.Wait() }()
+	returned := make(chan struct{})
+	go func() {
+		defer close(returned)
+		done <- g.Wait()
+	}()
 	select {
 	case err := <-done:
-		return err, false
+		return err, nil
 	case <-work.Done():
 	}
 	t := time.NewTimer(closeBound)
 	defer t.Stop()
+	began := time.Now()
 	select {
 	case err := <-done:
-		return err, false
+		return err, nil
 	case <-t.C:
-		return fmt.Errorf("%w: the sink has not returned %s after its context ended", ErrNotDrained, closeBound), true
+	case <-late.Done():
 	}
+	return fmt.Errorf("%w: the sink has not returned %s after its context ended", ErrNotDrained, time.Since(began).Round(time.Millisecond)), returned
 }
 
 // run reads, decodes and writes until ctx ends. The stages overlap: while one batch is written, the
@@ -285,16 +313,14 @@ func (s *working) run(t *tenure, from place) error {
 		}
 		return err
 	})
-	g.Go(func() error {
-		defer cancel() // CopyOnly: nothing is read behind the end
-		return s.write(gctx, f.out)
-	})
-	err, hung := waitOr(t.work, g)
-	if hung {
-		s.hung.Store(true)
+	// CopyOnly: errFinished ends the others too, and comes first; cancelled before it, the feed's own end would.
+	g.Go(func() error { return s.write(gctx, f.out) })
+	err, hung := waitOr(t.work, t.late, g)
+	if hung != nil {
+		s.hung = hung
 		return err
 	}
-	flush, cancelFlush := context.WithTimeout(context.WithoutCancel(ctx), closeBound)
+	flush, cancelFlush := context.WithTimeout(s.last, closeBound)
 	defer cancelFlush()
 	if ferr := s.report.flush(flush); err == nil && ferr != nil {
 		err = ferr

@@ -17,6 +17,8 @@ type place struct {
 	seq uint64     // the first message to read
 	pos wire.Point // what is applied up to there
 	cp  decode.Checkpoint
+
+	fresh bool // a worker that starts at now: the sink knows nothing of cp yet
 }
 
 // rolledBackPoll is how often a worker that is ahead of the stream looks whether it was filled up.
@@ -27,6 +29,9 @@ const rolledBackPoll = 500 * time.Millisecond
 func (s *working) locate(ctx context.Context) (place, error) {
 	cp := s.start
 	if cp.Seq == 0 && (cp.Incarnation == "" || cp.Incarnation == s.stream.Incarnation()) {
+		if s.atNow(&cp) {
+			return s.locateNow(ctx)
+		}
 		return s.locateBeginning(ctx, cp)
 	}
 	if cp.Incarnation != s.stream.Incarnation() {
@@ -81,7 +86,7 @@ func (s *working) locateBeginning(ctx context.Context, cp decode.Checkpoint) (pl
 			return place{seq: msg.Seq, pos: h.From, cp: cp}, nil
 		}
 		return place{}, fmt.Errorf("%w: worker %q is new, and what was copied and streamed before sequence %d was purged since all other workers had it. "+
-			"Call Drop and start the group over with this worker registered", ErrHistoryGone, s.opt.name, msg.Seq)
+			"Call Drop and start the group over with this worker registered, or start it WithStartAt(StartAtNow), without what was before", ErrHistoryGone, s.opt.name, msg.Seq)
 	}
 }
 

@@ -46,6 +46,7 @@ type Replicator struct {
 	Phase       string     `json:"phase"`
 	LastLSN     decode.LSN `json:"last_lsn"`  // end of the last transaction in the stream
 	Confirmed   decode.LSN `json:"confirmed"` // what the slot was told
+	WALKept     int64      `json:"wal_kept"`  // bytes of WAL that the source keeps for the slot
 	Updated     time.Time  `json:"updated"`
 }
 

@@ -43,6 +43,8 @@ var (
 	ErrTable = errors.New("table can't be published")
 	// ErrPrivilege: the role lacks a right; the message holds the statement that grants it.
 	ErrPrivilege = errors.New("privilege is missing")
+	// ErrPassword: the password that the callback gave was refused. It may pass: the callback is asked again.
+	ErrPassword = errors.New("the password that WithPassword's function gave was refused, and is asked for again")
 	// ErrSource: the server's settings don't allow logical replication.
 	ErrSource = errors.New("source is not fit for logical replication")
 )
@@ -80,7 +82,7 @@ func (c Config) logger() *slog.Logger {
 func (c Config) Connect(ctx context.Context) (*pgx.Conn, error) {
 	conn, err := pgsession.Connect(ctx, c.Conn, c.options())
 	if err != nil {
-		return nil, fmt.Errorf("source: %w", err)
+		return nil, fmt.Errorf("source: %w", c.rotating(err))
 	}
 	return conn, nil
 }
@@ -105,9 +107,17 @@ func (c Config) connectReplication(ctx context.Context, adapt func(*pgconn.Confi
 			return nil, fmt.Errorf("source: %w to replicate: a superuser must run ALTER ROLE %s REPLICATION (or grant the provider's replication role): %w",
 				ErrPrivilege, names.Quote(c.Conn.User), err)
 		}
-		return nil, fmt.Errorf("source: replication connection: %w", err)
+		return nil, fmt.Errorf("source: replication connection: %w", c.rotating(err))
 	}
 	return conn, nil
+}
+
+// rotating tells a password that is being rotated from one that is wrong for good.
+func (c Config) rotating(err error) error {
+	if c.Password != nil && pgsession.SQLState(err) == sqlPassword {
+		return fmt.Errorf("%w: %w", ErrPassword, err)
+	}
+	return err
 }
 
 // closeTimeout bounds the polite end of a connection whose work is done.
@@ -143,6 +153,7 @@ func query(ctx context.Context, conn *pgconn.PgConn, sql string) ([][][]byte, er
 // https://www.postgresql.org/docs/current/errcodes-appendix.html
 const (
 	sqlPrivilege     = "42501" // insufficient_privilege
+	sqlPassword      = "28P01" // invalid_password
 	sqlUndefined     = "42704" // undefined_object
 	sqlDuplicate     = "42710" // duplicate_object
 	sqlInUse         = "55006" // object_in_use

@@ -123,6 +123,9 @@ func (s *Sink) applyBatch(ctx context.Context, b *sink.Batch) error {
 // Its answer is read before COMMIT is sent, so nothing is applied twice, nor by two.
 func (s *Sink) verify(q *pipeline, st *sink.Start) error {
 	return q.one(s.main.lock, text(st.Group, st.Worker), func(row [][]byte) error {
+		if string(row[2]) != number(s.main.pid) {
+			return ErrPooler
+		}
 		if err := checkEpoch(row[0], *st); err != nil {
 			return err
 		}

@@ -32,7 +32,7 @@ func newBooks(schema string) books {
 	}
 	// NO KEY UPDATE keeps other writers of the row out and lets the copy's KEY SHARE in.
 	// https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS
-	b.lock = "SELECT epoch, checkpoint FROM " + b.checkpoints + " WHERE group_name = $1 AND worker = $2 FOR NO KEY UPDATE"
+	b.lock = "SELECT epoch, checkpoint, pg_backend_pid() FROM " + b.checkpoints + " WHERE group_name = $1 AND worker = $2 FOR NO KEY UPDATE"
 	b.store = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, updated_at = clock_timestamp() WHERE group_name = $1 AND worker = $2"
 	return b
 }

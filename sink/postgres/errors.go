@@ -87,7 +87,8 @@ func lacksPrivilege(err error) bool {
 // judge marks err permanent if trying again cannot mend it; rejected is the index of the change it is
 // about, -1 if that is not known.
 func judge(err error, rejected int) error {
-	if err == nil || sink.IsPermanent(err) {
+	var rotating *passwordError
+	if err == nil || sink.IsPermanent(err) || errors.As(err, &rotating) {
 		return err
 	}
 	if lacksPrivilege(err) { // and no table is known, as with a TRUNCATE of several

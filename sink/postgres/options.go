@@ -57,7 +57,7 @@ func WithConnections(n int) Option { return func(c *config) { c.connections = n 
 func WithSchema(name string) Option { return func(c *config) { c.schema = name } }
 
 // WithPassword asks f for the password at each connect, for credentials that rotate. It replaces the
-// one in the URL.
+// one in the URL. One that is refused is asked for again, without limit.
 func WithPassword(f func(ctx context.Context) (string, error)) Option {
 	return func(c *config) { c.password = f }
 }

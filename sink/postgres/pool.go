@@ -47,6 +47,10 @@ func (s *Sink) with(ctx context.Context, f func(c *session, st *sink.Start) erro
 		if c != nil && !c.reset(ctx) {
 			c = nil
 		}
+		if c != nil && s.pool.isClosed() { // close may have given up waiting
+			c.close(ctx)
+			c = nil
+		}
 		s.pool.slots <- c
 	}()
 	if c == nil {
@@ -74,20 +78,26 @@ func (p *pool) isClosed() bool {
 	}
 }
 
-// close ends all sessions, waiting for those in use until ctx ends.
+// close ends all sessions, waiting for those in use until ctx ends; those end when they are given back. One that is
+// free is ended in any case.
 func (p *pool) close(ctx context.Context) error {
 	if p.isClosed() {
 		return nil
 	}
 	close(p.closed)
 	for range p.size {
+		var c *session
 		select {
-		case c := <-p.slots:
-			if c != nil {
-				c.close(ctx)
+		case c = <-p.slots:
+		default:
+			select {
+			case c = <-p.slots:
+			case <-ctx.Done():
+				return fmt.Errorf("sink/postgres: closing while chunks are being written: %w", ctx.Err())
 			}
-		case <-ctx.Done():
-			return fmt.Errorf("sink/postgres: closing while chunks are being written: %w", ctx.Err())
+		}
+		if c != nil {
+			c.close(ctx)
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -23,6 +24,7 @@ const begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 // session is one connection with what is known through it: looked-up tables and prepared statements.
 type session struct {
 	pg       *pgconn.PgConn
+	pid      uint32 // the server's process
 	replica  bool
 	bindings bindings
 	programs programs
@@ -53,19 +55,37 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sink/postgres: %w", err)
 	}
+	// Before anything is set: behind a pooler it might be set for somebody else.
+	plain := cfg.Config.Copy()
+	plain.AfterConnect = nil
+	apply := cfg.AfterConnect
+	cfg.AfterConnect = func(ctx context.Context, pg *pgconn.PgConn) error {
+		err := refusePooler(ctx, pg, func(ctx context.Context) (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, plain) })
+		if err != nil {
+			return err
+		}
+		return apply(ctx, pg)
+	}
 	pg, err := pgconn.ConnectConfig(ctx, &cfg.Config)
+	if s.config.password != nil && strings.HasPrefix(pgsession.SQLState(err), "28") {
+		return nil, &passwordError{err}
+	}
 	if err != nil {
 		if s.config.replica && pgsession.SQLState(err) == "42501" {
 			return nil, sink.Permanent(fmt.Errorf("sink/postgres: %w: WithReplicaRole needs a superuser, or (PostgreSQL 15 and later) GRANT SET ON PARAMETER session_replication_role TO the role: %w", ErrPrivilege, err))
 		}
 		return nil, fmt.Errorf("sink/postgres: %w", err)
 	}
-	pid := pg.PID()
+	pid, err := backendPID(ctx, pg) // not pg.PID(), which is a pooler's own where one pools sessions
+	if err != nil {
+		_ = pg.Close(ctx)
+		return nil, fmt.Errorf("sink/postgres: %w", err)
+	}
 	s.pidsMu.Lock()
 	s.pids[pid] = struct{}{}
 	s.pidsMu.Unlock()
 	conn := &session{
-		pg: pg, replica: s.config.replica,
+		pg: pg, pid: pid, replica: s.config.replica,
 		lock: &step{sql: s.books.lock}, store: &step{sql: s.books.store},
 		onClose: func() {
 			s.pidsMu.Lock()
@@ -83,6 +103,15 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 	conn.planner.least = worthwhile(trip)
 	return conn, nil
 }
+
+// passwordError is a password that was refused and comes from a callback: it is being rotated, and asked for
+// again at the next connect.
+type passwordError struct{ err error }
+
+func (e *passwordError) Error() string {
+	return "sink/postgres: the password that WithPassword's function gave was refused, and is asked for again: " + e.err.Error()
+}
+func (e *passwordError) Unwrap() error { return e.err }
 
 // roundTrip measures how far away the server is: the shorter of two, since either may have been held up.
 func (c *session) roundTrip(ctx context.Context) (time.Duration, error) {

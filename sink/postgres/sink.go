@@ -8,14 +8,13 @@
 //
 // The sink keeps its own tables in schema "flo" of the destination: checkpoints, backends (the sessions
 // that write, so that a successor can end those of a half-dead predecessor), copies and copy_chunks.
-// Sessions have to be the sink's own: a pooler in between must pool whole sessions, not transactions.
+// Sessions have to be the sink's own: a pooler in between must pool whole sessions, not transactions (ErrPooler).
 package postgres
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -143,9 +142,6 @@ func (s *Sink) Open(ctx context.Context, st sink.Start) (decode.Checkpoint, erro
 	if s.main == nil {
 		conn, err := s.connect(ctx, st)
 		if err != nil {
-			if s.config.password != nil && strings.HasPrefix(pgsession.SQLState(err), "28") {
-				return none, err // a password that is being rotated
-			}
 			return none, judge(err, -1)
 		}
 		s.main = conn
