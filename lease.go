@@ -29,6 +29,10 @@ func begin(ctx context.Context, store state.Store, name string, lease time.Durat
 	if err != nil {
 		return nil, err
 	}
+	return newTenure(ctx, hold, log), nil
+}
+
+func newTenure(ctx context.Context, hold *state.Hold, log *slog.Logger) *tenure {
 	stop, letGo := either(ctx, hold.Context())
 	work, release := outliving(ctx, drainBound)
 	work, cancel := context.WithCancelCause(work)
@@ -45,7 +49,7 @@ func begin(ctx context.Context, store state.Store, name string, lease time.Durat
 			log.DebugContext(ctx, "the lease was not released; it runs out by itself", slog.Any("error", err))
 		}
 	}
-	return t, nil
+	return t
 }
 
 // judge names the reason when a session ends because the tenure did. A lost lease is never a good end: the

@@ -1,6 +1,8 @@
 package flo
 
 import (
+	"context"
+	"log/slog"
 	"slices"
 	"sort"
 	"strings"
@@ -39,12 +41,20 @@ type ReplicatorStatus struct {
 	Phase     Phase
 	LastError string // of the last interruption, "" while there is none
 	Retries   int    // interruptions since Run began
+	Failing   Failing
 	Warnings  []string
 	Published LSN    // end of the last transaction (or idle position) that is in the stream
 	Confirmed LSN    // what the source was told; trails by the replay window
 	Changes   uint64 // published since Run began
 	CopyDone  bool   // the initial copy is whole in the stream
 	Tables    []TableStatus
+}
+
+// Failing says for how long something has failed without success in between. Zero: nothing fails. From a minute
+// on there is a warning in the log each time that it has doubled, at least once an hour.
+type Failing struct {
+	Since time.Time // of the first failure
+	Tries int       // failures since then
 }
 
 // TableStatus is how far a table's copy into the stream is.
@@ -62,6 +72,7 @@ type WorkerStatus struct {
 	Phase      Phase
 	LastError  string
 	Retries    int
+	Failing    Failing
 	Applied    LSN       // end of the last transaction that the sink holds
 	CommitTime time.Time // of that transaction, by the source's clock
 	AppliedAt  time.Time
@@ -70,6 +81,9 @@ type WorkerStatus struct {
 	CopyTables int    // tables to copy in the present attempt
 	CopiedSo   int    // of which are whole
 	LagBytes   uint64 // WAL between what the replicator of this process published and Applied
+
+	DeadLetters    int    // of this worker, stored by now; known while it runs
+	LastDeadLetter string // reason of the one that was stored last, "" if there is none
 }
 
 // Status of both halves. It may be called at any time.
@@ -98,6 +112,8 @@ type commonStatus struct {
 	active  string // who is, while this one stands by: host/pid
 	lastErr string
 	retries int
+	failing Failing
+	warned  time.Duration // how long it had failed when it was last warned of
 }
 
 func (s *commonStatus) set(p Phase) {
@@ -118,11 +134,51 @@ func (s *commonStatus) standby(active string) bool {
 	return news
 }
 
-func (s *commonStatus) interrupted(err error) {
+// interrupted notes a failure, and logs it: the first one, and when it has lasted.
+func (s *commonStatus) interrupted(ctx context.Context, log *slog.Logger, what string, err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.phase, s.lastErr = PhaseRetrying, err.Error()
 	s.retries++
+	due := s.failing.add(time.Now(), &s.warned)
+	f := s.failing
+	s.mu.Unlock()
+	switch {
+	case f.Tries == 1:
+		log.WarnContext(ctx, what, slog.Any("error", err))
+	case due:
+		log.WarnContext(ctx, what+"; it has failed for long", slog.Any("error", err), slog.Time("since", f.Since), slog.Int("tries", f.Tries))
+	default:
+		log.DebugContext(ctx, what, slog.Any("error", err), slog.Int("tries", f.Tries))
+	}
+}
+
+const (
+	lastingFirst = time.Minute // after how long a failure is warned of
+	lastingMost  = time.Hour   // and at least how often from then on
+)
+
+// add counts a failure, and reports whether a warning of its length is due.
+func (f *Failing) add(now time.Time, warned *time.Duration) bool {
+	if f.Tries++; f.Tries == 1 {
+		f.Since, *warned = now, 0
+	}
+	lasted := now.Sub(f.Since)
+	next := lastingFirst
+	if *warned > 0 {
+		next = *warned + min(*warned, lastingMost)
+	}
+	if lasted < next {
+		return false
+	}
+	*warned = lasted
+	return true
+}
+
+// passed notes that what failed has succeeded.
+func (s *commonStatus) passed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failing = Failing{}
 }
 
 func (s *commonStatus) recovered() { s.set(PhaseStreaming) }
@@ -154,7 +210,7 @@ func (s *replicatorStatus) snapshot() ReplicatorStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.at
-	st.Phase, st.LastError, st.Retries = s.phase, s.lastErr, s.retries
+	st.Phase, st.LastError, st.Retries, st.Failing = s.phase, s.lastErr, s.retries, s.failing
 	st.Warnings = append([]string(nil), s.at.Warnings...)
 	st.Tables = make([]TableStatus, 0, len(s.tables))
 	for _, t := range s.tables {
@@ -192,6 +248,7 @@ func (s *replicatorStatus) clearWarnings(prefix string) {
 
 func (s *replicatorStatus) published(end decode.LSN, changes int) {
 	s.update(func(st *ReplicatorStatus) {
+		s.failing = Failing{}
 		st.Published = max(st.Published, end)
 		st.Changes += uint64(changes)
 	})
@@ -231,7 +288,7 @@ func (s *workerStatus) snapshot() WorkerStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.at
-	st.Phase, st.LastError, st.Retries = s.phase, s.lastErr, s.retries
+	st.Phase, st.LastError, st.Retries, st.Failing = s.phase, s.lastErr, s.retries, s.failing
 	return st
 }
 
@@ -242,6 +299,7 @@ func (s *workerStatus) applied(cp decode.Checkpoint) {
 // wrote counts a batch that the sink has.
 func (s *workerStatus) wrote(b *batch) {
 	s.update(func(st *WorkerStatus) {
+		s.failing = Failing{}
 		st.Applied = max(st.Applied, b.Checkpoint.End)
 		st.AppliedAt = time.Now()
 		n := len(b.Changes)
@@ -261,4 +319,19 @@ func (s *workerStatus) copying(tables int) {
 
 func (s *workerStatus) tableCopied() { s.update(func(st *WorkerStatus) { st.CopiedSo++ }) }
 
-func (s *workerStatus) rowsCopied(n uint64) { s.update(func(st *WorkerStatus) { st.CopyRows += n }) }
+func (s *workerStatus) rowsCopied(n uint64) {
+	s.update(func(st *WorkerStatus) {
+		s.failing = Failing{}
+		st.CopyRows += n
+	})
+}
+
+// letters notes how many dead letters there are, and why the last one came about, if that is known.
+func (s *workerStatus) letters(n int, reason string) {
+	s.update(func(st *WorkerStatus) {
+		st.DeadLetters = n
+		if reason != "" || n == 0 {
+			st.LastDeadLetter = reason
+		}
+	})
+}

@@ -88,6 +88,10 @@ type working struct {
 	epoch  uint64
 	joined bool              // the worker's name is new to the group
 	start  decode.Checkpoint // what the sink holds
+
+	letters    *letters
+	sought     *search // for a change that the sink refuses; the sink's stage has it
+	unfinished bool    // the sink has taken batches with More, and not their transaction's end
 }
 
 func (w *Worker) session(ctx context.Context) error {
@@ -127,6 +131,9 @@ func (w *Worker) work(t *tenure, link *link) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
+	if err := s.loadLetters(ctx); err != nil {
+		return err
+	}
 	from, err := s.locate(ctx)
 	if errors.Is(err, ErrHistoryGone) && s.joined {
 		// It never worked: nobody must wait for it, neither the purge nor WaitFor.
@@ -137,7 +144,18 @@ func (w *Worker) work(t *tenure, link *link) error {
 	if err != nil {
 		return err
 	}
-	return s.once(s.run(t, from))
+	for {
+		if err = s.once(s.run(t, from)); !errors.Is(err, errResume) || ctx.Err() != nil {
+			return err
+		}
+		s.unfinished = false
+		if err := s.resume(ctx); err != nil {
+			return err
+		}
+		if from, err = s.locate(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 // once makes a gap of the second message in a row that doesn't continue the worker's position: it was searched

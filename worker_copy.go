@@ -100,6 +100,9 @@ func (f *feed) copyBegin(ctx context.Context, seq uint64, h *wire.Header, rec wi
 	if a == nil || cb.Attempt != a.start.Attempt {
 		return nil // drained already, or given up
 	}
+	if err := f.letters.copiedAfresh(ctx, &cb); err != nil {
+		return err
+	}
 	rel, err := f.parser.Relation(cb.Relation)
 	if err != nil {
 		return err
@@ -352,7 +355,7 @@ func (d *drainer) end(ctx context.Context, seq uint64, rec wire.Record) error {
 func (d *drainer) endTable(ctx context.Context, t *copyTable) error {
 	if d.copy != nil {
 		table := t.table
-		table.Chunks, table.Rows = t.end.Chunks, t.end.Rows
+		table.Chunks, table.Rows = t.end.Chunks, t.end.Rows-min(t.end.Rows, d.letters.copied(t.table.Source, t.table.Attempt))
 		id := decode.CopyID{Attempt: d.start.Attempt, Table: t.table.Source, Point: t.table.Point}
 		if err := d.copyError(t, id, d.copy.EndTable(ctx, table)); err != nil {
 			return err
@@ -384,7 +387,7 @@ func (d *drainer) copyCheckpoint(seq uint64) decode.Checkpoint {
 
 func (d *drainer) writeChunks(ctx context.Context) error {
 	for task := range d.tasks {
-		if err := d.writeChunk(ctx, &task); err != nil {
+		if err := d.deliver(ctx, &task); err != nil {
 			return err
 		}
 		t := task.t
@@ -405,12 +408,8 @@ func (d *drainer) writeChunks(ctx context.Context) error {
 
 func (d *drainer) writeChunk(ctx context.Context, task *copyTask) error {
 	t, c := task.t, &task.chunk
-	raw := t.binding.Copied == nil
-	if d.copy == nil {
-		return d.writeRows(ctx, task)
-	}
 	chunk := &sink.CopyChunk{Table: t.table, ID: c.ID, Rows: c.Rows, Data: c.Data, Epoch: d.epoch}
-	if !raw {
+	if t.binding.Copied != nil {
 		var err error
 		if chunk.Data, chunk.Rows, err = ruledChunk(t, c); err != nil {
 			return d.copyError(t, c.ID, sink.Permanent(err))
@@ -456,23 +455,6 @@ func eachRow(t *copyTable, c *wire.CopyChunk, f func(*decode.Change) error) erro
 			return err
 		}
 	}
-}
-
-// writeRows gives a chunk's rows to a sink that takes no raw chunks. There is one writer then, so
-// that batches come in order.
-func (d *drainer) writeRows(ctx context.Context, task *copyTask) error {
-	b := &batch{}
-	err := eachRow(task.t, &task.chunk, func(ch *decode.Change) error {
-		b.add(ch, 0)
-		return nil
-	})
-	if err != nil {
-		return d.copyError(task.t, task.chunk.ID, sink.Permanent(err))
-	}
-	d.mu.Lock()
-	b.Checkpoint = d.copyCheckpoint(task.mark.seq)
-	d.mu.Unlock()
-	return d.writeBatch(ctx, b)
 }
 
 // copyError says where a sink's error happened during the copy.

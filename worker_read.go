@@ -37,6 +37,8 @@ type feed struct {
 	skipping bool
 	handed   bool // a batch of the open transaction was emitted
 
+	cuts *search // batches end where it says; nil: nothing is sought
+
 	copying    *attempt // collecting the tables of an attempt's copy
 	superseded uint32   // an attempt that was given up: nothing counts until a later one starts
 }
@@ -45,6 +47,10 @@ var noTime time.Time
 
 func newFeed(s *working, at place) *feed {
 	f := &feed{working: s, out: make(chan *batch), place: at, pos: at.pos, cp: at.cp, parser: decode.NewParser(), rules: rules.NewBinder(s.opt.rules)}
+	if s.sought != nil {
+		cuts := *s.sought // the sink's stage goes on with its own
+		f.cuts = &cuts
+	}
 	f.batch = f.newBatch()
 	return f
 }
@@ -361,19 +367,34 @@ func (f *feed) change(ctx context.Context, frame []byte) error {
 		return fmt.Errorf("%w: change outside a transaction", decode.ErrMalformed)
 	}
 	f.ordinal++
+	if f.letters.has(decode.Position{LSN: f.tx.CommitLSN, Ordinal: f.ordinal}) {
+		return nil
+	}
 	c, err := f.parser.Change(frame, f.batch.arena)
 	if err != nil {
-		return fmt.Errorf("flo: change %s: %w", decode.Position{LSN: f.tx.CommitLSN, Ordinal: f.ordinal}, err)
+		return f.undecodable(ctx, frame, err)
 	}
 	c.Tx, c.Ordinal = f.tx, f.ordinal
-	keep, err := f.apply(c)
+	o := origin{frame: frame, relation: c.Relation, truncate: c.Truncate, tx: f.tx, ordinal: f.ordinal}
+	if id := f.letters.holds(c); id != "" {
+		return f.refuse(ctx, &o, follow(id))
+	}
+	keep, err := applyRules(f.rules, c)
 	if err != nil {
-		return err
+		return f.refuse(ctx, &o, err)
 	}
 	if keep {
+		if c.Truncate != nil {
+			if err := f.letters.truncated(ctx, c.Position(), o.truncate); err != nil {
+				return err
+			}
+		}
 		f.batch.add(c, len(frame))
+		if f.opt.policy == DeadLetter {
+			f.batch.origins = append(f.batch.origins, o)
+		}
 	}
-	if f.full() {
+	if f.full() || f.cut() {
 		f.handed = true
 		return f.emit(ctx)
 	}
@@ -386,9 +407,13 @@ func (f *feed) aborted(ctx context.Context) error {
 	if f.tx == nil {
 		return nil
 	}
+	if err := f.letters.aborted(ctx, f.tx.CommitLSN); err != nil {
+		return err
+	}
 	f.tx = nil
 	f.pos = wire.Point{LSN: f.cp.LSN, End: f.pos.End}
 	f.batch.Changes = f.batch.Changes[:f.batch.whole]
+	f.batch.origins = f.batch.origins[:min(f.batch.whole, len(f.batch.origins))]
 	if !f.handed {
 		return nil
 	}

@@ -64,6 +64,9 @@ type Checkpoint struct {
 	CopyAttempt uint32 `json:"copy_attempt,omitempty"`
 	CopySeq     uint64 `json:"copy_seq,omitempty"`
 	CopyTables  int    `json:"copy_tables,omitempty"`
+
+	// Replayed names the dead letter that was written with this checkpoint, until the next change is.
+	Replayed string `json:"replayed,omitempty"`
 }
 
 // IsZero reports whether nothing has been applied yet.

@@ -1,0 +1,485 @@
+package flo
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/deadletter"
+	"github.com/pgflo/flo/internal/wire"
+	"github.com/pgflo/flo/sink"
+)
+
+// letters is what a session knows of its worker's dead letters. A change that has a letter is passed over wherever
+// it is met, so that a letter that was stored before a crash is neither stored nor applied again; and a change of
+// a row that has a letter follows it, so that they can be replayed in order.
+type letters struct {
+	*Worker
+	store *deadletter.Store
+
+	storing sync.Mutex // held while the stream is written to
+
+	mu      sync.RWMutex
+	list    []deadletter.Entry
+	changes map[decode.Position]bool
+	copies  map[decode.CopyID]bool
+	rows    map[heldRow]string // the ID of its first letter
+	held    map[uint32]bool    // tables of rows
+	tables  map[uint32]string  // held as a whole
+	count   int                // without marks
+	present atomic.Bool        // there are some: the others cost nothing
+}
+
+// heldRow is a row that has a letter.
+type heldRow struct {
+	table uint32
+	row   deadletter.Row
+}
+
+// loadLetters reads which letters there are. One that was replayed, and not removed since, goes.
+func (s *working) loadLetters(ctx context.Context) error {
+	l := &letters{Worker: s.Worker, store: deadletter.Open(s.stream.JetStream(), s.cfg.group, s.stream.Incarnation(), s.opt.name, s.stream.Replicas())}
+	list, err := l.store.List(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		if id := list[i].ID(); id == s.start.Replayed && list[i].Kind != deadletter.Emptied {
+			if err := l.store.Delete(ctx, &list[i]); err != nil {
+				return err
+			}
+			list = slices.Delete(list, i, i+1)
+			break
+		}
+	}
+	l.list = list
+	l.index()
+	reason := ""
+	if l.count > 0 {
+		h, err := l.store.Last(ctx)
+		if err != nil {
+			return err
+		}
+		reason = h.Reason
+	}
+	s.status.letters(l.count, reason)
+	s.letters = l
+	return nil
+}
+
+// index makes the maps of the list. l.mu is held, or nobody else knows l yet.
+func (l *letters) index() {
+	l.changes, l.copies, l.count = map[decode.Position]bool{}, map[decode.CopyID]bool{}, 0
+	l.rows, l.held, l.tables = map[heldRow]string{}, map[uint32]bool{}, map[uint32]string{}
+	for i := range l.list {
+		l.note(&l.list[i])
+	}
+	l.present.Store(len(l.list) > 0)
+}
+
+// note adds one entry to the maps.
+func (l *letters) note(e *deadletter.Entry) {
+	if e.Kind == deadletter.Emptied {
+		return
+	}
+	l.count++
+	id := e.ID()
+	if e.Kind == deadletter.Copied {
+		l.copies[e.Copy] = true
+	} else {
+		l.changes[e.Position] = true
+	}
+	if slices.ContainsFunc(l.list, func(m deadletter.Entry) bool { return e.Obsolete(&m) }) {
+		return // the row is gone
+	}
+	for _, t := range e.Tables {
+		if e.Whole && l.tables[t] == "" {
+			l.tables[t] = id
+		}
+		for _, r := range e.Rows {
+			if at := (heldRow{t, r}); l.rows[at] == "" {
+				l.rows[at], l.held[t] = id, true
+			}
+		}
+	}
+}
+
+// has reports whether a change has a letter.
+func (l *letters) has(at decode.Position) bool {
+	if !l.present.Load() {
+		return false
+	}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.changes[at]
+}
+
+// hasRow reports whether a copied row has one.
+func (l *letters) hasRow(id decode.CopyID) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.copies[id]
+}
+
+// holds gives the letter that a change, as it came from the source, has to follow; "" if none.
+func (l *letters) holds(c *decode.Change) string {
+	if !l.present.Load() || c.Relation == nil { // a truncation makes letters obsolete, and follows none
+		return ""
+	}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if id := l.tables[c.Relation.OID]; id != "" {
+		return id
+	}
+	if !l.held[c.Relation.OID] {
+		return ""
+	}
+	for _, r := range rowsOf(c) {
+		if id := l.rows[heldRow{c.Relation.OID, r}]; id != "" {
+			return id
+		}
+	}
+	return ""
+}
+
+// copied counts the letters of a table's copied rows in one attempt.
+func (l *letters) copied(table, attempt uint32) (n uint64) {
+	if !l.present.Load() {
+		return 0
+	}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for i := range l.list {
+		if e := &l.list[i]; e.Kind == deadletter.Copied && e.Copy.Table == table && e.Copy.Attempt == attempt {
+			n++
+		}
+	}
+	return n
+}
+
+// inChunk reports whether rows of a chunk have letters.
+func (l *letters) inChunk(c *wire.CopyChunk) bool {
+	if !l.present.Load() {
+		return false
+	}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return slices.ContainsFunc(l.list, func(e deadletter.Entry) bool {
+		first := c.ID
+		first.Row = e.Copy.Row
+		return e.Kind == deadletter.Copied && e.Copy == first && e.Copy.Row >= c.ID.Row && e.Copy.Row-c.ID.Row < c.Rows
+	})
+}
+
+// ErrDeadLetters: a change would be one dead letter more than WithDeadLetterLimit allows, or, under Stop, it is
+// about a row that has one.
+var ErrDeadLetters = errors.New("flo: dead letters")
+
+// maxReason bounds a letter's reason, in bytes: an error may quote a row.
+const maxReason = 1024
+
+func reasonOf(err error) string {
+	text := err.Error()
+	if len(text) <= maxReason {
+		return text
+	}
+	text = text[:maxReason]
+	for !utf8.ValidString(text) && len(text) > maxReason-utf8.UTFMax {
+		text = text[:len(text)-1]
+	}
+	return text + "…"
+}
+
+// refuse does with a change what the policy says: an error that stops the worker, or a letter. After nil the change
+// is to be passed over.
+func (l *letters) refuse(ctx context.Context, o *origin, reason error) error {
+	stop := &SinkError{Worker: l.opt.name, Position: o.position(), Copy: o.copy, Table: o.table(), Err: reason}
+	if l.opt.policy != DeadLetter {
+		return stop
+	}
+	e, head, body := o.letter()
+	if len(e.Tables) > deadletter.MaxTables {
+		stop.Err = fmt.Errorf("a TRUNCATE of %d tables is too large for a dead letter: %w", len(e.Tables), reason)
+		return stop
+	}
+	head.Reason, head.Time = reasonOf(reason), time.Now()
+	l.storing.Lock()
+	defer l.storing.Unlock()
+	l.mu.RLock()
+	count, known := l.count, l.changes[e.Position] || l.copies[e.Copy]
+	l.mu.RUnlock()
+	if known {
+		return nil
+	}
+	if count >= l.opt.letterLimit {
+		stop.Err = fmt.Errorf("%w: %d changes lie there (WithDeadLetterLimit): mend the destination and call Replay, or raise the limit: %w", ErrDeadLetters, count, reason)
+		return stop
+	}
+	if err := l.keep(ctx, e, head, body); err != nil {
+		return fmt.Errorf("flo: worker %q: storing the dead letter %s (%w): %w", l.opt.name, e.ID(), reason, err)
+	}
+	l.status.letters(count+1, head.Reason)
+	l.log.ErrorContext(ctx, "a change became a dead letter", slog.String("letter", e.ID()), slog.String("table", head.Table.String()),
+		slog.String("op", head.Op), slog.String("reason", head.Reason), slog.Int("letters", count+1))
+	return nil
+}
+
+// keep stores a letter or a mark, and remembers it. l.storing is held.
+func (l *letters) keep(ctx context.Context, e *deadletter.Entry, head deadletter.Head, body []byte) error {
+	if err := l.store.Create(ctx); err != nil {
+		return err
+	}
+	if err := l.store.Put(ctx, e, head, body); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = append(l.list, *e)
+	if e.Kind == deadletter.Emptied {
+		l.index()
+	} else {
+		l.note(e)
+	}
+	l.present.Store(true)
+	return nil
+}
+
+// follow is the reason of a change that comes behind a letter of its row.
+func follow(id string) error {
+	return fmt.Errorf("%w: it changes a row that has the dead letter %s, and has to be applied behind it: call Replay", ErrDeadLetters, id)
+}
+
+// truncated makes the letters of emptied tables obsolete, from the moment on at which the truncation is applied.
+func (l *letters) truncated(ctx context.Context, at decode.Position, t *decode.Truncate) error {
+	if !l.present.Load() {
+		return nil
+	}
+	for _, rel := range t.Relations {
+		e := deadletter.Entry{Kind: deadletter.Emptied, Position: at, Tables: []uint32{rel.OID}}
+		l.mu.RLock()
+		marked := slices.ContainsFunc(l.list, func(m deadletter.Entry) bool {
+			return m.Kind == deadletter.Emptied && m.Position == at && m.Tables[0] == rel.OID
+		})
+		some := slices.ContainsFunc(l.list, func(o deadletter.Entry) bool { return o.Obsolete(&e) })
+		l.mu.RUnlock()
+		if marked || !some {
+			continue
+		}
+		l.storing.Lock()
+		err := l.keep(ctx, &e, deadletter.Head{
+			Position: &at, Table: rel.Qualified(), Op: decode.OpTruncate.String(), Time: time.Now(),
+			Reason: "no letter: the table was emptied here, so that its letters from before are out of date",
+		}, nil)
+		l.storing.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove deletes all entries that match.
+func (l *letters) remove(ctx context.Context, match func(*deadletter.Entry) bool) (n int, err error) {
+	if !l.present.Load() {
+		return 0, nil
+	}
+	l.storing.Lock()
+	defer l.storing.Unlock()
+	var kept []deadletter.Entry
+	for i := range l.list { // only holders of storing write to it
+		e := &l.list[i]
+		if err == nil && match(e) {
+			if err = l.store.Delete(ctx, e); err == nil {
+				n++
+				continue
+			}
+		}
+		kept = append(kept, *e)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = kept
+	l.index()
+	l.status.letters(l.count, "")
+	return n, err
+}
+
+// aborted forgets the letters of a transaction that comes again, whole and perhaps in another form.
+func (l *letters) aborted(ctx context.Context, lsn decode.LSN) error {
+	_, err := l.remove(ctx, func(e *deadletter.Entry) bool { return e.Kind != deadletter.Copied && e.Position.LSN == lsn })
+	return err
+}
+
+// copiedAfresh forgets the letters of a table whose copy begins again at a point: the destination is emptied of
+// what they would follow.
+func (l *letters) copiedAfresh(ctx context.Context, cb *wire.CopyBegin) error {
+	n, err := l.remove(ctx, func(e *deadletter.Entry) bool {
+		if e.Kind == deadletter.Copied {
+			return e.Copy.Table == cb.Table && e.Copy.Attempt < cb.Attempt
+		}
+		return len(e.Tables) == 1 && e.Tables[0] == cb.Table && e.Position.LSN < cb.Point
+	})
+	if n > 0 {
+		l.log.InfoContext(ctx, "dead letters are out of date: their table is copied afresh", slog.Int("letters", n), slog.Uint64("table", uint64(cb.Table)))
+	}
+	return err
+}
+
+// origin is a change as it came from the source, for its letter.
+type origin struct {
+	frame    []byte           // the pgoutput message; of a copied row its line, the newline included
+	relation *decode.Relation // as described when the change came; nil: not known, or a truncation
+	truncate *decode.Truncate
+	tx       *decode.Tx // nil for copied rows
+	ordinal  uint64
+	copy     *decode.CopyID
+}
+
+func (o *origin) position() decode.Position {
+	if o.tx == nil {
+		return decode.Position{}
+	}
+	return decode.Position{LSN: o.tx.CommitLSN, Ordinal: o.ordinal}
+}
+
+// relations of the change: one but for truncations.
+func (o *origin) relations() []*decode.Relation {
+	switch {
+	case o.relation != nil:
+		return []*decode.Relation{o.relation}
+	case o.truncate != nil:
+		return o.truncate.Relations
+	}
+	return nil
+}
+
+func (o *origin) table() (n decode.Name) {
+	if rels := o.relations(); len(rels) > 0 {
+		n = rels[0].Qualified()
+	}
+	return n
+}
+
+// letter gives what is to be stored of a change.
+func (o *origin) letter() (*deadletter.Entry, deadletter.Head, []byte) {
+	e := &deadletter.Entry{Kind: deadletter.Streamed, Position: o.position()}
+	h := deadletter.Head{Table: o.table(), Op: opOf(o.frame).String(), Copy: o.copy}
+	if o.copy != nil {
+		e.Kind, e.Copy, h.Op = deadletter.Copied, *o.copy, decode.OpInsert.String()
+	} else {
+		at, when := e.Position, o.tx.CommitTime
+		h.Position, h.XID, h.CommitTime, h.Origin = &at, o.tx.XID, &when, o.tx.Origin
+	}
+	var body []byte
+	for _, rel := range o.relations() {
+		e.Tables = append(e.Tables, rel.OID)
+		if b, err := wire.AppendJSON(body, wire.RecDescribe, decode.Describe(rel)); err == nil {
+			body = b
+		}
+		body = wire.AppendFrame(body, decode.AppendRelation(nil, rel))
+	}
+	if o.copy != nil {
+		body = wire.AppendCopyChunk(body, &wire.CopyChunk{ID: *o.copy, Rows: 1, Data: o.frame})
+	} else {
+		body = wire.AppendFrame(body, o.frame)
+	}
+	c, err := readLetter(body)
+	if err != nil || c.Relation == nil {
+		e.Whole = true // whatever it is about, its tables' changes stay behind it
+	} else {
+		e.Rows = rowsOf(c)
+	}
+	return e, h, body
+}
+
+func opOf(frame []byte) decode.Op {
+	if len(frame) == 0 {
+		return 0
+	}
+	return map[byte]decode.Op{'I': decode.OpInsert, 'U': decode.OpUpdate, 'D': decode.OpDelete, 'T': decode.OpTruncate, 'M': decode.OpMessage}[frame[0]]
+}
+
+// readLetter decodes a letter's body.
+func readLetter(body []byte) (c *decode.Change, err error) {
+	p := decode.NewParser()
+	var rel *decode.Relation
+	err = wire.Walk(body, func(rec wire.Record) (err error) {
+		switch rec.Type {
+		case wire.RecDescribe:
+			return p.DescribeJSON(rec.Data)
+		case 'R':
+			rel, err = p.Relation(rec.Data)
+			return err
+		case wire.RecCopyChunk:
+			chunk, err := wire.ParseCopyChunk(rec.Data)
+			if err != nil {
+				return err
+			}
+			if rel == nil {
+				return fmt.Errorf("%w: a copied row without its relation", wire.ErrFormat)
+			}
+			row, ok, err := decode.NewCopyReader(rel, chunk.Data).Next(nil)
+			if err == nil && !ok {
+				err = fmt.Errorf("%w: a copied row that is empty", wire.ErrFormat)
+			}
+			var none *decode.Arena
+			c = none.CopiedRow(rel, chunk.ID, row)
+			return err
+		}
+		c, err = p.Change(rec.Data, nil)
+		return err
+	})
+	if err == nil && c == nil {
+		err = fmt.Errorf("%w: a letter without a change", wire.ErrFormat)
+	}
+	return c, err
+}
+
+// rowsOf gives what identifies the rows that a change is about: its replica identity before and after. None if the
+// table has no identity: then only inserts come, which nothing follows.
+func rowsOf(c *decode.Change) (rows []deadletter.Row) {
+	for _, row := range [...]decode.Row{c.Old, c.New} {
+		if row == nil {
+			continue
+		}
+		if r, ok := hashRow(c, row); ok && !slices.Contains(rows, r) {
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+func hashRow(c *decode.Change, row decode.Row) (deadletter.Row, bool) {
+	h := sha256.New()
+	some := false
+	var size [9]byte
+	for i := range c.Relation.Columns {
+		if i >= len(row) || !c.Relation.Columns[i].Key && c.Relation.Identity != decode.IdentityFull {
+			continue
+		}
+		some = true
+		v := &row[i]
+		if v.Presence() == decode.Unchanged && i < len(c.Old) {
+			v = &c.Old[i]
+		}
+		size[0] = byte(v.Presence())
+		binary.BigEndian.PutUint64(size[1:], uint64(len(v.Bytes())))
+		h.Write(size[:])
+		h.Write(v.Bytes())
+	}
+	return deadletter.Row(h.Sum(nil)[:16]), some
+}
+
+// aboutChanges reports whether an error is about changes, not about the worker's right to write.
+func aboutChanges(err error) bool {
+	return sink.IsPermanent(err) && !errors.Is(err, sink.ErrLeaseLost)
+}
