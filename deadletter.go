@@ -354,11 +354,11 @@ func (l *letters) blocks(e *deadletter.Entry) bool {
 		return false
 	}
 	for _, t := range e.Tables {
-		if l.tables[t] != "" {
+		if l.tables[t].id != "" {
 			return true
 		}
 		for _, r := range e.Rows {
-			if l.rows[heldRow{t, r}] != "" {
+			if l.rows[heldRow{t, r}].id != "" {
 				return true
 			}
 		}

@@ -301,8 +301,11 @@ func (s *working) run(t *tenure, from place) error {
 		return err
 	})
 	g.Go(func() error {
-		defer cancel() // CopyOnly: nothing is read behind the end
-		return s.write(gctx, f.out)
+		err := s.write(gctx, f.out)
+		if err == nil {
+			cancel() // nothing is left to report; an error ends the group itself, and must be its first
+		}
+		return err
 	})
 	err, hung := waitOr(t.work, g)
 	if hung {

@@ -32,11 +32,11 @@ type letters struct {
 	list    []deadletter.Entry
 	changes map[decode.Position]bool
 	copies  map[decode.CopyID]bool
-	rows    map[heldRow]string // the ID of its first letter
-	held    map[uint32]bool    // tables of rows
-	tables  map[uint32]string  // held as a whole
-	count   int                // without marks
-	present atomic.Bool        // there are some: the others cost nothing
+	rows    map[heldRow]holder
+	held    map[uint32]bool   // tables of rows
+	tables  map[uint32]holder // held as a whole
+	count   int               // without marks
+	present atomic.Bool       // there are some: the others cost nothing
 }
 
 // heldRow is a row that has a letter.
@@ -44,6 +44,23 @@ type heldRow struct {
 	table uint32
 	row   deadletter.Row
 }
+
+// holder is the first letter of a row or table: what comes behind it follows it.
+type holder struct {
+	id string // "": none
+	at decode.Position
+}
+
+// first gives the one that comes first.
+func (h holder) first(o holder) holder {
+	if h.id == "" || o.at.Compare(h.at) < 0 {
+		return o
+	}
+	return h
+}
+
+// holds reports whether a change comes behind it.
+func (h holder) holds(at decode.Position) bool { return h.id != "" && h.at.Compare(at) < 0 }
 
 // loadLetters reads which letters there are. One that was replayed, and not removed since, goes.
 func (s *working) loadLetters(ctx context.Context) error {
@@ -79,7 +96,7 @@ func (s *working) loadLetters(ctx context.Context) error {
 // index makes the maps of the list. l.mu is held, or nobody else knows l yet.
 func (l *letters) index() {
 	l.changes, l.copies, l.count = map[decode.Position]bool{}, map[decode.CopyID]bool{}, 0
-	l.rows, l.held, l.tables = map[heldRow]string{}, map[uint32]bool{}, map[uint32]string{}
+	l.rows, l.held, l.tables = map[heldRow]holder{}, map[uint32]bool{}, map[uint32]holder{}
 	for i := range l.list {
 		l.note(&l.list[i])
 	}
@@ -92,9 +109,10 @@ func (l *letters) note(e *deadletter.Entry) {
 		return
 	}
 	l.count++
-	id := e.ID()
+	h := holder{e.ID(), e.Position}
 	if e.Kind == deadletter.Copied {
 		l.copies[e.Copy] = true
+		h.at = decode.Position{LSN: e.Copy.Point} // before all changes behind the copy
 	} else {
 		l.changes[e.Position] = true
 	}
@@ -102,13 +120,12 @@ func (l *letters) note(e *deadletter.Entry) {
 		return // the row is gone
 	}
 	for _, t := range e.Tables {
-		if e.Whole && l.tables[t] == "" {
-			l.tables[t] = id
+		if e.Whole {
+			l.tables[t] = l.tables[t].first(h)
 		}
 		for _, r := range e.Rows {
-			if at := (heldRow{t, r}); l.rows[at] == "" {
-				l.rows[at], l.held[t] = id, true
-			}
+			at := heldRow{t, r}
+			l.rows[at], l.held[t] = l.rows[at].first(h), true
 		}
 	}
 }
@@ -137,15 +154,16 @@ func (l *letters) holds(c *decode.Change) string {
 	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	if id := l.tables[c.Relation.OID]; id != "" {
-		return id
+	at := c.Position()
+	if h := l.tables[c.Relation.OID]; h.holds(at) {
+		return h.id
 	}
 	if !l.held[c.Relation.OID] {
 		return ""
 	}
 	for _, r := range rowsOf(c) {
-		if id := l.rows[heldRow{c.Relation.OID, r}]; id != "" {
-			return id
+		if h := l.rows[heldRow{c.Relation.OID, r}]; h.holds(at) {
+			return h.id
 		}
 	}
 	return ""
