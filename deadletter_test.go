@@ -2,6 +2,7 @@ package flo_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/flotest"
+	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/rules"
 	"github.com/pgflo/flo/sink"
 )
@@ -328,4 +330,126 @@ func TestTooManyDeadLettersStop(t *testing.T) {
 		t.Fatalf("replayed %d, %v", n, err)
 	}
 	p.equal(ctx)
+}
+
+func TestAChangeThatCannotBeDecodedBecomesADeadLetter(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'a')`)
+	p.start(ctx, flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	all := p.messages(ctx)
+	var last stored
+	for _, m := range all {
+		if m.changes() {
+			last = m
+		}
+	}
+	h := last.head
+	h.From, h.Part, h.Parts = h.To, 0, 1
+	commit, end := h.To.End+8, h.To.End+16
+	h.To = wire.Point{LSN: commit, End: end}
+	rel := &decode.Relation{OID: 99999, Schema: "public", Name: "t", Identity: decode.IdentityDefault,
+		Columns: []decode.Column{{Name: "id", Type: decode.BuiltinType(20), Modifier: -1, Key: true}, {Name: "v", Type: decode.BuiltinType(25), Modifier: -1}}}
+	insert := func(id string) []byte {
+		b := append([]byte("I\x00\x01\x86\x9fN\x00\x02t\x00\x00\x00\x01"), id...)
+		return append(b, 'n')
+	}
+	var n [8]byte
+	u64 := func(v decode.LSN) string { binary.BigEndian.PutUint64(n[:], uint64(v)); return string(n[:]) }
+	body := wire.AppendFrame(nil, decode.AppendRelation(nil, rel))
+	body = wire.AppendFrame(body, []byte("B"+u64(commit)+u64(0)+"\x00\x00\x00\x07"))
+	body = wire.AppendFrame(body, insert("2"))
+	body = wire.AppendFrame(body, insert("3")[:12]) // cut
+	body = wire.AppendFrame(body, insert("4"))      // nobody knows whether it is about the same row
+	body = wire.AppendFrame(body, []byte("C\x00"+u64(commit)+u64(end)+u64(0)))
+	if _, err := p.jetStream().Publish(ctx, last.subject, append(wire.AppendHeader(nil, &h), body...)); err != nil {
+		t.Fatal(err)
+	}
+	err := launch(t, ctx, p.worker(flo.WithSink(p.sink()))).ends(ctx)
+	var se *flo.SinkError
+	if !errors.As(err, &se) || !errors.Is(err, decode.ErrMalformed) || se.Position != (flo.Position{LSN: commit, Ordinal: 2}) || se.Table.Name != "t" {
+		t.Fatalf("got %v", err)
+	}
+	w := p.worker(flo.WithSink(p.sink()), flo.WithErrorPolicy(flo.DeadLetter))
+	r := launch(t, ctx, w)
+	eventually(t, ctx, "it is passed", func() bool { return w.Status().Applied == end })
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.dst.QueryString(t, `SELECT string_agg(id::text, ' ' ORDER BY id) FROM t`); got != "1 2" {
+		t.Errorf("the destination has %s", got)
+	}
+	letters := p.allLetters(ctx, "default")
+	if len(letters) != 2 || string(letters[0].Raw) != string(insert("3")[:12]) || !strings.Contains(letters[0].Reason, "decoded") {
+		t.Fatalf("%+v", letters)
+	}
+	if _, err := letters[0].Change(); !errors.Is(err, decode.ErrMalformed) {
+		t.Errorf("Change: %v", err)
+	}
+	if n, err := p.replay(ctx); n != 0 || !errors.Is(err, decode.ErrMalformed) {
+		t.Errorf("replayed %d, %v", n, err)
+	}
+	s := p.sink()
+	d := p.worker(flo.WithSink(s))
+	if err := d.Discard(ctx, letters[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := d.Replay(ctx); n != 1 || err != nil {
+		t.Errorf("replayed %d, %v", n, err)
+	}
+	if err := s.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.dst.QueryString(t, `SELECT string_agg(id::text, ' ' ORDER BY id) FROM t`); got != "1 2 4" {
+		t.Errorf("the destination has %s", got)
+	}
+}
+
+func TestStatusSaysSinceWhenASinkFails(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	rec := new(flotest.Recorder)
+	p.start(ctx, flo.WithMode(flo.StreamOnly), flo.WithSink(rec))
+	p.catchUp(ctx)
+	began := time.Now()
+	rec.FailNext(1_000_000, errors.New("not now"))
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'x')`)
+	eventually(t, ctx, "it has failed three times", func() bool { return p.f.Status().Workers[0].Failing.Tries >= 3 })
+	if st := p.f.Status().Workers[0]; st.Failing.Since.Before(began) || st.Phase != flo.PhaseRetrying || !strings.Contains(st.LastError, "not now") {
+		t.Errorf("%+v", st)
+	}
+	rec.FailNext(0, nil)
+	p.catchUp(ctx)
+	if st := p.f.Status().Workers[0]; st.Failing != (flo.Failing{}) || st.LastError != "" {
+		t.Errorf("afterwards: %+v", st)
+	}
+}
+
+func TestBadErrorPoliciesAreRefused(t *testing.T) {
+	for _, o := range []flo.Option{flo.WithErrorPolicy("skip"), flo.WithDeadLetterLimit(0), flo.WithDeadLetterLimit(100_001)} {
+		if _, err := flo.New(with(flo.WithNATSURL("nats://h"), o)...); !errors.Is(err, flo.ErrInvalidOption) {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+func TestARemovedWorkerLeavesNoDeadLetters(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.dst.Exec(t, noBad)
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'bad')`)
+	p.start(ctx, flo.WithSink(p.sink()), flo.WithErrorPolicy(flo.DeadLetter))
+	p.catchUp(ctx)
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	p.wantLetters(ctx, "insert 1 bad")
+	if err := p.f.RemoveWorker(ctx, "default"); err != nil {
+		t.Fatal(err)
+	}
+	p.wantLetters(ctx)
 }

@@ -154,3 +154,8 @@ func (r *reporter) last() decode.Checkpoint {
 	defer r.mu.Unlock()
 	return r.rec.Checkpoint
 }
+
+// aboutChanges reports whether an error is about changes, not about the worker's right to write.
+func aboutChanges(err error) bool {
+	return sink.IsPermanent(err) && !errors.Is(err, sink.ErrLeaseLost)
+}
