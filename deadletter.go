@@ -233,7 +233,7 @@ func (w *Worker) alone(ctx context.Context, f func(context.Context, *working) er
 		if err := s.open(t.stop); err != nil {
 			return err
 		}
-		if s.start.Incarnation != stream.Incarnation() {
+		if !s.start.IsZero() && s.start.Incarnation != stream.Incarnation() {
 			return fmt.Errorf("%w: the sink of worker %q holds a checkpoint of stream %q, and the dead letters are of %q: run the worker first",
 				ErrStreamLost, w.opt.name, s.start.Incarnation, stream.Incarnation())
 		}
@@ -274,7 +274,7 @@ func (s *working) tidyLetters(ctx context.Context) error {
 		return m.Kind == deadletter.Emptied && s.behind(m) && !l.has(m.Position)
 	}
 	obsolete := func(e *deadletter.Entry) bool {
-		return slices.ContainsFunc(l.list, func(m deadletter.Entry) bool { return e.Obsolete(&m) && counts(&m) })
+		return slices.ContainsFunc(l.marks, func(m deadletter.Entry) bool { return e.Obsolete(&m) && counts(&m) })
 	}
 	old := map[string]bool{} // remove changes the list
 	for i := range l.list {
@@ -290,9 +290,9 @@ func (s *working) tidyLetters(ctx context.Context) error {
 		return err
 	}
 	done := map[decode.Position]bool{}
-	for i := range l.list {
-		if counts(&l.list[i]) {
-			done[l.list[i].Position] = true
+	for i := range l.marks {
+		if counts(&l.marks[i]) {
+			done[l.marks[i].Position] = true
 		}
 	}
 	_, err = l.remove(ctx, func(e *deadletter.Entry) bool { return e.Kind == deadletter.Emptied && done[e.Position] })
@@ -331,10 +331,11 @@ func (s *working) replay(ctx context.Context) (n int, err error) {
 			waiting.block(&e)
 			continue
 		}
-		if _, err := s.letters.remove(ctx, func(x *deadletter.Entry) bool { return x.Kind != deadletter.Emptied && x.ID() == e.ID() }); err != nil {
+		if err := s.letters.store.Delete(ctx, &e); err != nil { // the session's list ends with it
 			return n, err
 		}
 		n++
+		s.status.letters(s.letters.count-n, "")
 	}
 	s.log.InfoContext(ctx, "dead letters were replayed", slog.Int("written", n), slog.Int("stay", waiting.count))
 	if first != nil {

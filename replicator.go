@@ -77,7 +77,7 @@ func retry(ctx context.Context, log *slog.Logger, st *commonStatus, session func
 	for {
 		began := time.Now()
 		err := named(session(ctx))
-		what := "interrupted, trying again"
+		level, what := slog.LevelWarn, "interrupted, trying again"
 		switch {
 		case errors.Is(err, errFinished):
 			st.set(PhaseFinished)
@@ -87,7 +87,7 @@ func retry(ctx context.Context, log *slog.Logger, st *commonStatus, session func
 		case ctx.Err() != nil && errors.Is(err, context.Cause(ctx)):
 			return nil // the other half ended; its error is not this one's
 		case errors.Is(err, errAgain):
-			what = "the session begins again"
+			level, what = slog.LevelInfo, "the session begins again"
 		case ctx.Err() != nil && errors.Is(err, ErrNotDrained):
 			return err
 		case ctx.Err() != nil && !fatal(err):
@@ -96,7 +96,7 @@ func retry(ctx context.Context, log *slog.Logger, st *commonStatus, session func
 			log.ErrorContext(ctx, "stopped", slog.Any("error", err))
 			return err
 		}
-		st.interrupted(ctx, log, what, err)
+		st.interrupted(ctx, log, level, what, err)
 		if time.Since(began) > sessionGrace {
 			backoff.Reset()
 		}

@@ -134,8 +134,9 @@ func (s *commonStatus) standby(active string) bool {
 	return news
 }
 
-// interrupted notes a failure, and logs it: the first one, and when it has lasted.
-func (s *commonStatus) interrupted(ctx context.Context, log *slog.Logger, what string, err error) {
+// interrupted notes a failure, and logs it: the first one at the given level, others at INFO, and a warning when it
+// has lasted.
+func (s *commonStatus) interrupted(ctx context.Context, log *slog.Logger, level slog.Level, what string, err error) {
 	s.mu.Lock()
 	s.phase, s.lastErr = PhaseRetrying, err.Error()
 	s.retries++
@@ -144,11 +145,11 @@ func (s *commonStatus) interrupted(ctx context.Context, log *slog.Logger, what s
 	s.mu.Unlock()
 	switch {
 	case f.Tries == 1:
-		log.WarnContext(ctx, what, slog.Any("error", err))
+		log.Log(ctx, level, what, slog.Any("error", err))
 	case due:
 		log.WarnContext(ctx, what+"; it has failed for long", slog.Any("error", err), slog.Time("since", f.Since), slog.Int("tries", f.Tries))
 	default:
-		log.DebugContext(ctx, what, slog.Any("error", err), slog.Int("tries", f.Tries))
+		log.InfoContext(ctx, what, slog.Any("error", err), slog.Int("tries", f.Tries))
 	}
 }
 

@@ -17,7 +17,9 @@ func TestWhatFailsForLongIsWarnedOfRarelyAndShown(t *testing.T) {
 		log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn}))
 		var s workerStatus
 		began := time.Now()
-		fail := func() { s.interrupted(context.Background(), log, "the sink failed", errors.New("gone")) }
+		fail := func() {
+			s.interrupted(context.Background(), log, slog.LevelWarn, "the sink failed", errors.New("gone"))
+		}
 		fail()
 		for time.Since(began) < 5*time.Minute { // warned of after 1, 2 and 4 minutes
 			time.Sleep(10 * time.Second)

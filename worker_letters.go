@@ -26,6 +26,7 @@ type letters struct {
 
 	mu      sync.RWMutex
 	list    []deadletter.Entry
+	marks   []deadletter.Entry // those of list
 	changes map[decode.Position]bool
 	copies  map[decode.CopyID]bool
 	rows    map[heldRow]holder
@@ -93,6 +94,12 @@ func (s *working) loadLetters(ctx context.Context) error {
 func (l *letters) index() {
 	l.changes, l.copies, l.count = map[decode.Position]bool{}, map[decode.CopyID]bool{}, 0
 	l.rows, l.held, l.tables = map[heldRow]holder{}, map[uint32]bool{}, map[uint32]holder{}
+	l.marks = nil
+	for i := range l.list {
+		if l.list[i].Kind == deadletter.Emptied {
+			l.marks = append(l.marks, l.list[i])
+		}
+	}
 	for i := range l.list {
 		l.note(&l.list[i])
 	}
@@ -112,7 +119,7 @@ func (l *letters) note(e *deadletter.Entry) {
 	} else {
 		l.changes[e.Position] = true
 	}
-	if slices.ContainsFunc(l.list, func(m deadletter.Entry) bool { return e.Obsolete(&m) }) {
+	if slices.ContainsFunc(l.marks, func(m deadletter.Entry) bool { return e.Obsolete(&m) }) {
 		return // the row is gone
 	}
 	for _, t := range e.Tables {
@@ -276,9 +283,7 @@ func (l *letters) truncated(ctx context.Context, at decode.Position, t *decode.T
 	for _, rel := range t.Relations {
 		e := deadletter.Entry{Kind: deadletter.Emptied, Position: at, Tables: []uint32{rel.OID}}
 		l.mu.RLock()
-		marked := slices.ContainsFunc(l.list, func(m deadletter.Entry) bool {
-			return m.Kind == deadletter.Emptied && m.Position == at && m.Tables[0] == rel.OID
-		})
+		marked := slices.ContainsFunc(l.marks, func(m deadletter.Entry) bool { return m.Position == at && m.Tables[0] == rel.OID })
 		some := slices.ContainsFunc(l.list, func(o deadletter.Entry) bool { return o.Obsolete(&e) })
 		l.mu.RUnlock()
 		if marked || !some {

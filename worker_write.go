@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -59,7 +60,7 @@ func (s *working) writeBatch(ctx context.Context, b *batch) error {
 		if s.tx != nil || fatal(err) || ctx.Err() != nil {
 			return err
 		}
-		s.status.interrupted(ctx, s.log, "the sink failed, trying again", err)
+		s.status.interrupted(ctx, s.log, slog.LevelWarn, "the sink failed, trying again", err)
 		if backoff.Wait(ctx) != nil {
 			return err
 		}
