@@ -35,6 +35,7 @@ func (f *feed) newBatch() *batch {
 	slot.arena.Reset()
 	slot.batch = &batch{arena: slot.arena}
 	slot.batch.Changes = slot.changes[:0]
+	clear(slot.origins) // lets go of the frames
 	slot.batch.origins = slot.origins[:0]
 	slot.batch.Checkpoint = f.cp
 	return slot.batch

@@ -375,23 +375,23 @@ func (f *feed) change(ctx context.Context, frame []byte) error {
 		return f.undecodable(ctx, frame, err)
 	}
 	c.Tx, c.Ordinal = f.tx, f.ordinal
-	o := origin{frame: frame, relation: c.Relation, truncate: c.Truncate, tx: f.tx, ordinal: f.ordinal}
+	rel, truncate := c.Relation, c.Truncate // as they came
 	if id := f.letters.holds(c); id != "" {
-		return f.refuse(ctx, &o, follow(id))
+		return f.refuse(ctx, f.origin(frame, rel, truncate), follow(id))
 	}
 	keep, err := applyRules(f.rules, c)
 	if err != nil {
-		return f.refuse(ctx, &o, err)
+		return f.refuse(ctx, f.origin(frame, rel, truncate), err)
+	}
+	if keep && truncate != nil {
+		if err := f.letters.truncated(ctx, c.Position(), truncate); err != nil {
+			return err
+		}
 	}
 	if keep {
-		if c.Truncate != nil {
-			if err := f.letters.truncated(ctx, c.Position(), o.truncate); err != nil {
-				return err
-			}
-		}
 		f.batch.add(c, len(frame))
 		if f.opt.policy == DeadLetter {
-			f.batch.origins = append(f.batch.origins, o)
+			f.batch.origins = append(f.batch.origins, f.origin(frame, rel, truncate))
 		}
 	}
 	if f.full() || f.cut() {

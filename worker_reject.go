@@ -2,6 +2,7 @@ package flo
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -127,19 +128,24 @@ func (f *feed) cut() bool {
 	return f.tx != nil && f.cuts.cuts(decode.Position{LSN: f.tx.CommitLSN, Ordinal: f.ordinal})
 }
 
-// refuse does with a change that can't be decoded or ruled, or that follows a letter, what the policy says.
-func (f *feed) refuse(ctx context.Context, o *origin, reason error) error {
-	o.tx, o.ordinal = f.tx, f.ordinal
-	return f.letters.refuse(ctx, o, reason)
+// origin of the change that is being taken.
+func (f *feed) origin(frame []byte, rel *decode.Relation, t *decode.Truncate) origin {
+	return origin{frame: frame, relation: rel, truncate: t, tx: f.tx, ordinal: f.ordinal}
+}
+
+// refuse does with a change that can't be decoded or ruled, or that follows a letter, what the policy says. It is
+// given a copy: an origin must not escape to the heap for each change.
+func (f *feed) refuse(ctx context.Context, o origin, reason error) error {
+	return f.letters.refuse(ctx, &o, reason)
 }
 
 // undecodable takes a change whose bytes make no sense.
 func (f *feed) undecodable(ctx context.Context, frame []byte, reason error) error {
-	o := &origin{frame: frame}
+	var rel *decode.Relation
 	if len(frame) >= 5 && (frame[0] == 'I' || frame[0] == 'U' || frame[0] == 'D') {
-		o.relation = f.parser.Lookup(uint32(frame[1])<<24 | uint32(frame[2])<<16 | uint32(frame[3])<<8 | uint32(frame[4]))
+		rel = f.parser.Lookup(binary.BigEndian.Uint32(frame[1:]))
 	}
-	return f.refuse(ctx, o, fmt.Errorf("the change can't be decoded: %w", reason))
+	return f.refuse(ctx, f.origin(frame, rel, nil), fmt.Errorf("the change can't be decoded: %w", reason))
 }
 
 // resume opens the sink again, for the next run of the stages from what it holds.

@@ -187,6 +187,9 @@ func (d *drainer) writeRemainder(ctx context.Context, task *copyTask) error {
 			return d.copyError(t, task.chunk.ID, serr)
 		}
 		if !found {
+			if sink.As[sink.ChunkTrier](d.opt.sink) == nil {
+				err = fmt.Errorf("no row is named, and the sink is no sink.ChunkTrier, by which the worker could find it: %w", err)
+			}
 			return d.copyError(t, task.chunk.ID, err)
 		}
 		if err := d.letters.refuse(ctx, rows[i].origin(t), plainReason(err)); err != nil {

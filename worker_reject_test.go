@@ -347,3 +347,90 @@ func TestDeadLettersUnderARandomLoad(t *testing.T) {
 	}
 	p.equal(ctx)
 }
+
+// rowsOnly hides that a transactional sink takes raw chunks.
+type rowsOnly struct{ sink.Transactional }
+
+func TestCopiedRowsOfATransactionalSinkWithoutChunks(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.dst.Exec(t, noBad)
+	p.src.Exec(t, `INSERT INTO t SELECT i, CASE WHEN i IN (7, 8, 500) THEN 'bad' ELSE 'x' END FROM generate_series(1, 500) i`)
+	inner := &nameless{Sink: p.sink()}
+	t.Cleanup(func() {
+		if err := inner.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	p.start(ctx, flo.WithSink(rowsOnly{inner}), flo.WithErrorPolicy(flo.DeadLetter))
+	p.catchUp(ctx)
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.dst.QueryString(t, `SELECT count(*) || ' ' || count(*) FILTER (WHERE id IN (7, 8, 500)) FROM t`); got != "497 0" {
+		t.Errorf("the destination has %s", got)
+	}
+	p.wantLetters(ctx, "insert 7 bad", "insert 8 bad", "insert 500 bad")
+}
+
+// chunksOnly takes chunks, and can neither try them nor name a row.
+type chunksOnly struct {
+	sink.Transactional
+	chunks sink.CopySink
+}
+
+func (s chunksOnly) BeginTable(ctx context.Context, t sink.CopyTable) error {
+	return s.chunks.BeginTable(ctx, t)
+}
+func (s chunksOnly) WriteChunk(ctx context.Context, c *sink.CopyChunk) error {
+	return s.chunks.WriteChunk(ctx, c)
+}
+func (s chunksOnly) EndTable(ctx context.Context, t sink.CopyTable) error {
+	return s.chunks.EndTable(ctx, t)
+}
+
+func TestAChunkWhoseRowNobodyNamesStops(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.dst.Exec(t, noBad)
+	p.src.Exec(t, `INSERT INTO t SELECT i, CASE WHEN i = 7 THEN 'bad' ELSE 'x' END FROM generate_series(1, 50) i`)
+	inner := p.sink()
+	t.Cleanup(func() {
+		if err := inner.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	err := p.launch(ctx, flo.WithSink(chunksOnly{inner, inner}), flo.WithErrorPolicy(flo.DeadLetter)).ends(ctx)
+	var se *flo.SinkError
+	if !errors.As(err, &se) || se.Copy == nil || se.Table.String() != "public.t" || !strings.Contains(err.Error(), "ChunkTrier") {
+		t.Fatalf("got %v", err)
+	}
+	if n := len(p.allLetters(ctx, "default")); n != 0 {
+		t.Errorf("%d letters", n)
+	}
+}
+
+func TestStopPassesOverLettersAndStopsAtWhatFollowsThem(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.dst.Exec(t, noBad)
+	p.start(ctx, flo.WithSink(p.sink()), flo.WithErrorPolicy(flo.DeadLetter))
+	p.catchUp(ctx)
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'bad'), (2, 'x')`)
+	p.catchUp(ctx)
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	run := p.launch(ctx, flo.WithSink(p.sink()))
+	p.src.Exec(t, `UPDATE t SET v = 'y' WHERE id = 2`)
+	p.catchUp(ctx)
+	p.src.Exec(t, `UPDATE t SET v = 'y' WHERE id = 1`)
+	wantStop(t, run.ends(ctx), flo.ErrDeadLetters, "c-", "Replay", "public.t")
+	p.dst.Exec(t, `ALTER TABLE t DROP CONSTRAINT no_bad`)
+	if n, err := p.replay(ctx); n != 1 || err != nil {
+		t.Fatalf("replayed %d, %v", n, err)
+	}
+	p.start(ctx, flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.equal(ctx)
+}
