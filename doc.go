@@ -39,6 +39,9 @@
 // and whose text says what to do. What passes by itself, a lost connection or a restarting server,
 // is tried again with a backoff, without limit; Status tells.
 //
+// A change that can never be decoded, ruled or applied stops its worker with a [SinkError], or becomes a dead letter
+// that can be replayed: see [WithErrorPolicy].
+//
 // Memory is bounded by options, not by the size of a table, a transaction or a backlog. The largest
 // single row is held as a whole.
 //

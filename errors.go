@@ -59,15 +59,18 @@ var (
 	ErrNotDrained = errors.New("flo: stopped before everything under way was finished; the next start takes it up again")
 	// ErrWALLimit: the slot kept more WAL at the source than WithWALLimit allows.
 	ErrWALLimit = errors.New("flo: the slot keeps too much WAL")
+	// ErrDeadLetters: a change would be one dead letter more than WithDeadLetterLimit allows, or, under Stop, it is
+	// about a row that has one. It comes within a SinkError.
+	ErrDeadLetters = errors.New("flo: dead letters")
 	// ErrFinished: the group was run as CopyOnly and has finished.
 	ErrFinished = errors.New("flo: the group's copy has finished")
 )
 
-// SinkError is a change that the sink, or a rule, refused for good.
+// SinkError is a change that can't be decoded, or that the sink, or a rule, refused for good.
 type SinkError struct {
 	Worker   string
-	Position decode.Position // of the change; zero for copied rows
-	Copy     *decode.CopyID  // of a copied row or chunk
+	Position decode.Position // of the change; zero for copied rows; Ordinal 0: the transaction, at its commit
+	Copy     *decode.CopyID  // of a copied row, or of a chunk if no row of it is to blame
 	Table    decode.Name
 	Err      error
 }
@@ -101,7 +104,7 @@ func fatal(err error) bool {
 
 // passing are the errors of flo's own packages behind which trying again makes sense.
 var passing = []error{
-	errAgain, errReposition, pack.ErrDiffers,
+	errAgain, errResume, errReposition, pack.ErrDiffers,
 	bus.ErrFenced, bus.ErrRolledBack, bus.ErrNoStream, bus.ErrClosed,
 	source.ErrSlotActive, source.ErrPassword, source.ErrStreamClosed, flocopy.ErrSnapshotGone, flocopy.ErrLocked,
 	state.ErrConflict, state.ErrNotFound, state.ErrLost, ErrLeaseLost,

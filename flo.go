@@ -184,7 +184,7 @@ func (f *Flo) RemoveWorker(ctx context.Context, name string) error {
 	return f.replicator.RemoveWorker(ctx, name)
 }
 
-// Drop removes what flo made for the group: slot, publications, stream, state. Nothing may run. Sinks
+// Drop removes what flo made for the group: slot, publications, streams, state. Nothing may run. Sinks
 // keep what they hold. What is gone already is no error.
 func (f *Flo) Drop(ctx context.Context) error { return f.replicator.Drop(ctx) }
 

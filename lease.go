@@ -42,6 +42,10 @@ func begin(ctx context.Context, store state.Store, name string, cfg *config, st 
 	if err != nil {
 		return nil, err
 	}
+	return newTenure(ctx, hold, cfg, log), nil
+}
+
+func newTenure(ctx context.Context, hold *state.Hold, cfg *config, log *slog.Logger) *tenure {
 	stop, letGo := either(ctx, hold.Context())
 	forWork, forWait, forRelease := stopShares(cfg.stopTimeout)
 	work, endWork := outliving(ctx, forWork)
@@ -63,7 +67,7 @@ func begin(ctx context.Context, store state.Store, name string, cfg *config, st 
 			log.DebugContext(ctx, "the lease was not released; it runs out by itself", slog.Any("error", err))
 		}
 	}
-	return t, nil
+	return t
 }
 
 // judge names the reason when a session ends because the tenure did. A lost lease is never a good end: the

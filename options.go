@@ -104,6 +104,8 @@ type workerConfig struct {
 	batchBytes    int
 	flushInterval time.Duration
 	startAt       StartPoint
+	policy        ErrorPolicy
+	letterLimit   int
 	own           []WorkerOption
 }
 
@@ -386,6 +388,33 @@ func WithFlushInterval(d time.Duration) WorkerOption {
 	return func(w *workerConfig) { w.flushInterval = d }
 }
 
+// ErrorPolicy says what a worker does with a change that can never be decoded, ruled or applied: the sink's error
+// is sink.Permanent (or sink.Reject), or a rule failed. Other errors are tried again without limit under both.
+type ErrorPolicy string
+
+const (
+	// Stop ends Run with a *SinkError that names the change. The next start meets it again.
+	Stop ErrorPolicy = "stop"
+	// DeadLetter stores the change in a stream of its own, "flo-dead_" and the group, and goes on with the rest of
+	// its transaction. Later changes of the same row follow it there, so that order per row holds when they are
+	// replayed. See Flo.DeadLetters and Flo.Replay.
+	DeadLetter ErrorPolicy = "dead-letter"
+)
+
+// WithErrorPolicy sets what a worker does with a change that can never be applied. Default: Stop.
+func WithErrorPolicy(p ErrorPolicy) WorkerOption { return func(w *workerConfig) { w.policy = p } }
+
+// WithDeadLetterLimit sets how many dead letters a worker may have at a time: one more stops it with
+// ErrDeadLetters, so that a broken destination doesn't drain the stream into them. Replayed and discarded ones
+// count no more. 1 to 100,000, default 1,000.
+func WithDeadLetterLimit(n int) WorkerOption { return func(w *workerConfig) { w.letterLimit = n } }
+
+const (
+	defaultLetterLimit = 1000
+	// maxLetterLimit bounds the memory that a worker needs to know its letters: about 300 bytes each.
+	maxLetterLimit = 100_000
+)
+
 const (
 	defaultReplayWindow    = 3 * time.Minute
 	defaultIdleInterval    = 10 * time.Second
@@ -409,7 +438,10 @@ func newConfig(opts []Option) *config {
 		walLimit:        DefaultWALLimit,
 		walAction:       WarnOnWAL,
 		lease:           defaultLease,
-		worker:          workerConfig{batchSize: defaultBatchSize, batchBytes: defaultBatchBytes, startAt: StartAtBeginning},
+		worker: workerConfig{
+			batchSize: defaultBatchSize, batchBytes: defaultBatchBytes, startAt: StartAtBeginning,
+			policy: Stop, letterLimit: defaultLetterLimit,
+		},
 	}
 	for _, o := range opts {
 		if o != nil {
@@ -558,6 +590,12 @@ func (c *config) validateWorkers() {
 		}
 		if w.startAt != StartAtBeginning && w.startAt != StartAtNow {
 			c.bad("worker %q: WithStartAt(%q): want StartAtBeginning or StartAtNow", w.name, w.startAt)
+		}
+		if w.policy != Stop && w.policy != DeadLetter {
+			c.bad("worker %q: WithErrorPolicy(%q): want Stop or DeadLetter", w.name, w.policy)
+		}
+		if w.letterLimit < 1 || w.letterLimit > maxLetterLimit {
+			c.bad("worker %q: WithDeadLetterLimit(%d): want 1 to %d", w.name, w.letterLimit, maxLetterLimit)
 		}
 		if err := rules.Validate(w.rules...); err != nil {
 			c.bad("worker %q: %w", w.name, err)

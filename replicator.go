@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/deadletter"
 	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/internal/source"
 	"github.com/pgflo/flo/state"
@@ -82,6 +83,7 @@ func retry(ctx context.Context, log *slog.Logger, st *commonStatus, session func
 	for {
 		began := time.Now()
 		err := named(session(ctx))
+		level, what := slog.LevelWarn, "interrupted, trying again"
 		switch {
 		case errors.Is(err, errFinished):
 			st.set(PhaseFinished)
@@ -91,7 +93,7 @@ func retry(ctx context.Context, log *slog.Logger, st *commonStatus, session func
 		case ctx.Err() != nil && errors.Is(err, context.Cause(ctx)):
 			return nil // the other half ended; its error is not this one's
 		case errors.Is(err, errAgain):
-			log.InfoContext(ctx, "the session begins again", slog.Any("reason", err))
+			level, what = slog.LevelInfo, "the session begins again"
 		case ctx.Err() != nil && errors.Is(err, ErrNotDrained):
 			return err
 		case ctx.Err() != nil && !fatal(err):
@@ -99,10 +101,8 @@ func retry(ctx context.Context, log *slog.Logger, st *commonStatus, session func
 		case !transient(err):
 			log.ErrorContext(ctx, "stopped", slog.Any("error", err))
 			return err
-		default:
-			log.WarnContext(ctx, "interrupted, trying again", slog.Any("error", err))
 		}
-		st.interrupted(err)
+		st.interrupted(ctx, log, level, what, err)
 		if time.Since(began) > sessionGrace || errors.Is(err, errRound) {
 			backoff.Reset()
 		}
@@ -223,8 +223,8 @@ func (r *Replicator) Settle(ctx context.Context) error {
 	}
 }
 
-// RemoveWorker frees what a worker that will not come back holds: the stream is no longer kept for it, and WaitFor
-// no longer waits for it. If it does come back, it is a new worker. One that runs is refused: to be sure of one
+// RemoveWorker frees what a worker that will not come back holds: the stream is no longer kept for it, WaitFor
+// no longer waits for it, and its dead letters are deleted. If it does come back, it is a new worker. One that runs is refused: to be sure of one
 // that died on another machine takes up to the lease's time.
 func (r *Replicator) RemoveWorker(ctx context.Context, name string) error {
 	link, err := r.cfg.connectNATS(ctx)
@@ -240,7 +240,7 @@ func (r *Replicator) RemoveWorker(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(store.DeleteWorker(ctx, name), hold.Release(ctx))
+	return errors.Join(dropLetters(ctx, link, r.cfg, name), store.DeleteWorker(ctx, name), hold.Release(ctx))
 }
 
 // claim takes the lease of something that must not run, and refuses if it does.
@@ -272,7 +272,8 @@ func (r *Replicator) claimAll(ctx context.Context, store state.Store) (holds []*
 	return holds, err
 }
 
-// Drop removes what flo made for the group: slot, publications (not those of WithPublication), stream and state. Nothing of the group may run, in
+// Drop removes what flo made for the group: slot, publications (not those of WithPublication), streams and
+// state. Nothing of the group may run, in
 // whatever process: then nothing is removed, and the error names it. What is gone already is no error.
 func (r *Replicator) Drop(ctx context.Context) error {
 	if r.running.Load() {
@@ -306,6 +307,9 @@ func (r *Replicator) Drop(ctx context.Context) error {
 		err = stream.Delete(ctx)
 	}
 	if err != nil && !errors.Is(err, bus.ErrNoStream) {
+		return err
+	}
+	if err := deadletter.Drop(ctx, link.js, r.cfg.group); err != nil {
 		return err
 	}
 	if store == nil {

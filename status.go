@@ -1,6 +1,8 @@
 package flo
 
 import (
+	"context"
+	"log/slog"
 	"slices"
 	"sort"
 	"strings"
@@ -39,6 +41,7 @@ type ReplicatorStatus struct {
 	Phase     Phase
 	LastError string // of the last interruption, "" while there is none
 	Retries   int    // interruptions since Run began
+	Failing   Failing
 	Warnings  []string
 	Published LSN    // end of the last transaction (or idle position) that is in the stream
 	Confirmed LSN    // what the source was told; trails by the replay window
@@ -48,6 +51,13 @@ type ReplicatorStatus struct {
 	Idle      []IdleWorker // registered workers that don't run, and for which the stream is kept
 	WALKept   int64        // bytes of WAL that the source keeps for the slot; see WithWALLimit
 	WALStatus string       // the slot's wal_status: reserved, extended, unreserved or lost; "" while there is no slot
+}
+
+// Failing says for how long something has failed without success in between. Zero: nothing fails. From a minute
+// on there is a warning in the log each time that it has doubled, at least once an hour.
+type Failing struct {
+	Since time.Time // of the first failure
+	Tries int       // failures since then
 }
 
 // TableStatus is how far a table's copy into the stream is.
@@ -65,6 +75,7 @@ type WorkerStatus struct {
 	Phase      Phase
 	LastError  string
 	Retries    int
+	Failing    Failing
 	Applied    LSN       // end of the last transaction that the sink holds
 	CommitTime time.Time // of that transaction, by the source's clock
 	AppliedAt  time.Time
@@ -73,6 +84,9 @@ type WorkerStatus struct {
 	CopyTables int    // tables to copy in the present attempt
 	CopiedSo   int    // of which are whole
 	LagBytes   uint64 // WAL between what the replicator of this process published and Applied
+
+	DeadLetters    int    // of this worker, stored by now; known while it runs
+	LastDeadLetter string // reason of the one that was stored last, "" if there is none
 }
 
 // Status of both halves. It may be called at any time.
@@ -101,6 +115,8 @@ type commonStatus struct {
 	active  string // who is, while this one stands by: host/pid
 	lastErr string
 	retries int
+	failing Failing
+	warned  time.Duration // how long it had failed when it was last warned of
 }
 
 func (s *commonStatus) set(p Phase) {
@@ -128,11 +144,52 @@ func (s *commonStatus) standby(active string) bool {
 	return news
 }
 
-func (s *commonStatus) interrupted(err error) {
+// interrupted notes a failure, and logs it: the first one at the given level, others at INFO, and a warning when it
+// has lasted.
+func (s *commonStatus) interrupted(ctx context.Context, log *slog.Logger, level slog.Level, what string, err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.phase, s.lastErr = PhaseRetrying, err.Error()
 	s.retries++
+	due := s.failing.add(time.Now(), &s.warned)
+	f := s.failing
+	s.mu.Unlock()
+	switch {
+	case f.Tries == 1:
+		log.Log(ctx, level, what, slog.Any("error", err))
+	case due:
+		log.WarnContext(ctx, what+"; it has failed for long", slog.Any("error", err), slog.Time("since", f.Since), slog.Int("tries", f.Tries))
+	default:
+		log.InfoContext(ctx, what, slog.Any("error", err), slog.Int("tries", f.Tries))
+	}
+}
+
+const (
+	lastingFirst = time.Minute // after how long a failure is warned of
+	lastingMost  = time.Hour   // and at least how often from then on
+)
+
+// add counts a failure, and reports whether a warning of its length is due.
+func (f *Failing) add(now time.Time, warned *time.Duration) bool {
+	if f.Tries++; f.Tries == 1 {
+		f.Since, *warned = now, 0
+	}
+	lasted := now.Sub(f.Since)
+	next := lastingFirst
+	if *warned > 0 {
+		next = *warned + min(*warned, lastingMost)
+	}
+	if lasted < next {
+		return false
+	}
+	*warned = lasted
+	return true
+}
+
+// passed notes that what failed has succeeded.
+func (s *commonStatus) passed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failing = Failing{}
 }
 
 func (s *commonStatus) recovered() { s.set(PhaseStreaming) }
@@ -164,7 +221,7 @@ func (s *replicatorStatus) snapshot() ReplicatorStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.at
-	st.Phase, st.LastError, st.Retries = s.phase, s.lastErr, s.retries
+	st.Phase, st.LastError, st.Retries, st.Failing = s.phase, s.lastErr, s.retries, s.failing
 	st.Warnings = append([]string(nil), s.at.Warnings...)
 	st.Idle = slices.Clone(s.at.Idle)
 	st.Tables = make([]TableStatus, 0, len(s.tables))
@@ -203,6 +260,7 @@ func (s *replicatorStatus) clearWarnings(prefix string) {
 
 func (s *replicatorStatus) published(end decode.LSN, changes int) {
 	s.update(func(st *ReplicatorStatus) {
+		s.failing = Failing{}
 		st.Published = max(st.Published, end)
 		st.Changes += uint64(changes)
 	})
@@ -242,7 +300,7 @@ func (s *workerStatus) snapshot() WorkerStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.at
-	st.Phase, st.LastError, st.Retries = s.phase, s.lastErr, s.retries
+	st.Phase, st.LastError, st.Retries, st.Failing = s.phase, s.lastErr, s.retries, s.failing
 	return st
 }
 
@@ -253,6 +311,7 @@ func (s *workerStatus) applied(cp decode.Checkpoint) {
 // wrote counts a batch that the sink has.
 func (s *workerStatus) wrote(b *batch) {
 	s.update(func(st *WorkerStatus) {
+		s.failing = Failing{}
 		st.Applied = max(st.Applied, b.Checkpoint.End)
 		st.AppliedAt = time.Now()
 		n := len(b.Changes)
@@ -272,4 +331,19 @@ func (s *workerStatus) copying(tables int) {
 
 func (s *workerStatus) tableCopied() { s.update(func(st *WorkerStatus) { st.CopiedSo++ }) }
 
-func (s *workerStatus) rowsCopied(n uint64) { s.update(func(st *WorkerStatus) { st.CopyRows += n }) }
+func (s *workerStatus) rowsCopied(n uint64) {
+	s.update(func(st *WorkerStatus) {
+		s.failing = Failing{}
+		st.CopyRows += n
+	})
+}
+
+// letters notes how many dead letters there are, and why the last one came about, if that is known.
+func (s *workerStatus) letters(n int, reason string) {
+	s.update(func(st *WorkerStatus) {
+		st.DeadLetters = n
+		if reason != "" || n == 0 {
+			st.LastDeadLetter = reason
+		}
+	})
+}

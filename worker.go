@@ -105,6 +105,10 @@ type working struct {
 	start  decode.Checkpoint // what the sink holds
 
 	recorded decode.Checkpoint // what the worker's record says
+
+	letters    *letters
+	sought     *search // for a change that the sink refuses; the sink's stage has it
+	unfinished bool    // the sink has taken batches with More, and not their transaction's end
 }
 
 func (w *Worker) session(ctx context.Context) error {
@@ -144,6 +148,9 @@ func (w *Worker) work(t *tenure, link *link) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
+	if err := s.loadLetters(ctx); err != nil {
+		return err
+	}
 	from, err := s.locate(ctx)
 	if errors.Is(err, ErrHistoryGone) && s.joined {
 		// It never worked: nobody must wait for it, neither the purge nor WaitFor.
@@ -159,7 +166,18 @@ func (w *Worker) work(t *tenure, link *link) error {
 			return err
 		}
 	}
-	return s.once(s.run(t, from))
+	for {
+		if err = s.once(s.run(t, from)); !errors.Is(err, errResume) || ctx.Err() != nil {
+			return err
+		}
+		s.unfinished = false
+		if err := s.resume(ctx); err != nil {
+			return err
+		}
+		if from, err = s.locate(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 // once makes a gap of the second message in a row that doesn't continue the worker's position: it was searched
@@ -313,8 +331,13 @@ func (s *working) run(t *tenure, from place) error {
 		}
 		return err
 	})
-	// CopyOnly: errFinished ends the others too, and comes first; cancelled before it, the feed's own end would.
-	g.Go(func() error { return s.write(gctx, f.out) })
+	g.Go(func() error {
+		err := s.write(gctx, f.out)
+		if err == nil {
+			cancel() // nothing is left to report; an error (errFinished too) ends the group itself, and must be its first
+		}
+		return err
+	})
 	err, hung := waitOr(t.work, t.late, g)
 	if hung != nil {
 		s.hung = hung

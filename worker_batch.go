@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/rules"
 	"github.com/pgflo/flo/sink"
 )
 
@@ -12,6 +13,7 @@ import (
 type batch struct {
 	sink.Batch
 	arena    *decode.Arena
+	origins  []origin // of Changes, as they came; only where they may become dead letters
 	bytes    int
 	whole    int           // changes up to the end of the last finished transaction
 	moved    bool          // the checkpoint moved, though perhaps no change came
@@ -33,6 +35,8 @@ func (f *feed) newBatch() *batch {
 	slot.arena.Reset()
 	slot.batch = &batch{arena: slot.arena}
 	slot.batch.Changes = slot.changes[:0]
+	clear(slot.origins) // lets go of the frames
+	slot.batch.origins = slot.origins[:0]
 	slot.batch.Checkpoint = f.cp
 	return slot.batch
 }
@@ -40,6 +44,7 @@ func (f *feed) newBatch() *batch {
 type arenaSlot struct {
 	arena   *decode.Arena
 	changes []*decode.Change
+	origins []origin
 	batch   *batch
 }
 
@@ -102,7 +107,7 @@ func (f *feed) seal() *batch {
 // sent begins another batch. The slot's slice is kept with what it has grown to.
 func (f *feed) sent() {
 	slot := &f.arenas[f.turn]
-	slot.changes = slot.batch.Changes
+	slot.changes, slot.origins = slot.batch.Changes, slot.batch.origins
 	if f.tx != nil && f.batch.More { // the sink reads the Tx that it has; its end is written into another
 		tx := *f.tx
 		f.tx = &tx
@@ -111,12 +116,12 @@ func (f *feed) sent() {
 	f.since = noTime
 }
 
-// apply runs the rules on a change, and reports whether it stays.
-func (f *feed) apply(c *decode.Change) (bool, error) {
+// applyRules runs the rules on a change, and reports whether it stays.
+func applyRules(binder *rules.Binder, c *decode.Change) (bool, error) {
 	if c.Truncate != nil {
-		t, keep, err := f.rules.Truncate(c.Truncate)
+		t, keep, err := binder.Truncate(c.Truncate)
 		if err != nil {
-			return false, f.ruleError(c, c.Truncate.Relations[0], err)
+			return false, fmt.Errorf("rule: %w", err)
 		}
 		c.Truncate = t
 		return keep, nil
@@ -124,24 +129,21 @@ func (f *feed) apply(c *decode.Change) (bool, error) {
 	if c.Relation == nil {
 		return true, nil
 	}
-	b, err := f.rules.Bind(c.Relation)
+	b, err := binder.Bind(c.Relation)
 	if err != nil {
-		return false, f.ruleError(c, c.Relation, err)
+		return false, fmt.Errorf("rule: %w", err)
 	}
 	c.Relation = b.Out
-	if b.Func == nil {
+	run := b.Func
+	if c.Copy != nil {
+		run = b.Copied
+	}
+	if run == nil {
 		return true, nil
 	}
-	keep, err := b.Func(c)
+	keep, err := run(c)
 	if err != nil {
-		return false, f.ruleError(c, b.Out, err)
+		return false, fmt.Errorf("rule: %w", err)
 	}
 	return keep, nil
-}
-
-func (f *feed) ruleError(c *decode.Change, rel *decode.Relation, err error) error {
-	e := &SinkError{Worker: f.opt.name, Err: fmt.Errorf("rule: %w", err)}
-	e.locate(c)
-	e.Table = rel.Qualified()
-	return e
 }

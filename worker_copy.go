@@ -159,7 +159,7 @@ func (d *drainer) describe(ctx context.Context) error {
 			return fmt.Errorf("flo: copy message %d: %w", m.Seq, err)
 		}
 		if body, ok, _ := d.parts.add(m.Seq, &h, body); ok {
-			if err := wire.Walk(body, d.describeTable); err != nil {
+			if err := wire.Walk(body, func(rec wire.Record) error { return d.describeTable(ctx, rec) }); err != nil {
 				return err
 			}
 		}
@@ -171,7 +171,7 @@ func (d *drainer) describe(ctx context.Context) error {
 }
 
 // describeTable takes one record of what begins a round.
-func (d *drainer) describeTable(rec wire.Record) error {
+func (d *drainer) describeTable(ctx context.Context, rec wire.Record) error {
 	if rec.Type == wire.RecDescribe {
 		return d.parser.DescribeJSON(rec.Data)
 	}
@@ -181,6 +181,9 @@ func (d *drainer) describeTable(rec wire.Record) error {
 	}
 	rel, err := d.parser.Relation(cb.Relation)
 	if err != nil || !d.unread[cb.Table] {
+		return err
+	}
+	if err := d.letters.copiedAfresh(ctx, &cb); err != nil {
 		return err
 	}
 	b, err := d.rules.Bind(rel)
@@ -388,7 +391,7 @@ func (d *drainer) end(ctx context.Context, seq uint64, rec wire.Record) error {
 func (d *drainer) endTable(ctx context.Context, t *copyTable) error {
 	if d.feed.copy != nil {
 		table := t.table
-		table.Chunks, table.Rows = t.end.Chunks, t.end.Rows
+		table.Chunks, table.Rows = t.end.Chunks, t.end.Rows-min(t.end.Rows, d.letters.copied(t.table.Source, t.table.Attempt))
 		id := decode.CopyID{Attempt: d.round.attempt, Table: t.table.Source, Point: t.table.Point}
 		if err := d.copyError(t, id, d.feed.copy.EndTable(ctx, table)); err != nil {
 			return err
@@ -420,7 +423,7 @@ func (d *drainer) writeChunks(ctx context.Context) error {
 	for task := range d.tasks {
 		t := task.t
 		if !t.dropped.Load() {
-			if err := d.writeChunk(ctx, &task); err != nil {
+			if err := d.deliver(ctx, &task); err != nil {
 				return err
 			}
 		}
@@ -441,12 +444,8 @@ func (d *drainer) writeChunks(ctx context.Context) error {
 
 func (d *drainer) writeChunk(ctx context.Context, task *copyTask) error {
 	t, c := task.t, &task.chunk
-	raw := t.binding.Copied == nil
-	if d.feed.copy == nil {
-		return d.writeRows(ctx, task)
-	}
 	chunk := &sink.CopyChunk{Table: t.table, ID: c.ID, Rows: c.Rows, Data: c.Data, Epoch: d.epoch}
-	if !raw {
+	if t.binding.Copied != nil {
 		var err error
 		if chunk.Data, chunk.Rows, err = ruledChunk(t, c); err != nil {
 			return d.copyError(t, c.ID, sink.Permanent(err))
@@ -492,23 +491,6 @@ func eachRow(t *copyTable, c *wire.CopyChunk, f func(*decode.Change) error) erro
 			return err
 		}
 	}
-}
-
-// writeRows gives a chunk's rows to a sink that takes no raw chunks. There is one writer then, so
-// that batches come in order.
-func (d *drainer) writeRows(ctx context.Context, task *copyTask) error {
-	b := &batch{}
-	err := eachRow(task.t, &task.chunk, func(ch *decode.Change) error {
-		b.add(ch, 0)
-		return nil
-	})
-	if err != nil {
-		return d.copyError(task.t, task.chunk.ID, sink.Permanent(err))
-	}
-	d.mu.Lock()
-	b.Checkpoint = d.copyCheckpoint(task.mark.seq)
-	d.mu.Unlock()
-	return d.writeBatch(ctx, b)
 }
 
 // copyError says where a sink's error happened during the copy.

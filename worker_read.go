@@ -35,6 +35,8 @@ type feed struct {
 	skipping bool
 	handed   bool // a batch of the open transaction was emitted
 
+	cuts *search // batches end where it says; nil: nothing is sought
+
 	superseded uint32                // an attempt that was given up: nothing counts until a later one starts
 	skips      map[uint32]decode.LSN // tables whose changes are left out up to a commit LSN
 }
@@ -47,6 +49,10 @@ func newFeed(s *working, at place) (*feed, error) {
 		return nil, err
 	}
 	f := &feed{skips: skips, working: s, out: make(chan *batch), place: at, pos: at.pos, cp: at.cp, parser: decode.NewParser(), rules: rules.NewBinder(s.opt.rules)}
+	if s.sought != nil {
+		cuts := *s.sought // the sink's stage goes on with its own
+		f.cuts = &cuts
+	}
 	f.batch = f.newBatch()
 	var again []uint32 // asked for before, if that got through
 	for oid, lsn := range skips {
@@ -354,25 +360,37 @@ func (f *feed) change(ctx context.Context, frame []byte) error {
 		return fmt.Errorf("%w: change outside a transaction", decode.ErrMalformed)
 	}
 	f.ordinal++
-	if f.skipped(frame) {
+	if f.skipped(frame) || f.letters.has(decode.Position{LSN: f.tx.CommitLSN, Ordinal: f.ordinal}) {
 		return nil
 	}
 	c, err := f.parser.Change(frame, f.batch.arena)
 	if err != nil {
-		return fmt.Errorf("flo: change %s: %w", decode.Position{LSN: f.tx.CommitLSN, Ordinal: f.ordinal}, err)
+		return f.undecodable(ctx, frame, err)
 	}
 	c.Tx, c.Ordinal = f.tx, f.ordinal
 	if !f.keepTruncated(c) {
 		return nil
 	}
-	keep, err := f.apply(c)
+	rel, truncate := c.Relation, c.Truncate // as they came
+	if id := f.letters.holds(c); id != "" {
+		return f.refuse(ctx, f.origin(frame, rel, truncate), follow(id))
+	}
+	keep, err := applyRules(f.rules, c)
 	if err != nil {
-		return err
+		return f.refuse(ctx, f.origin(frame, rel, truncate), err)
+	}
+	if keep && truncate != nil {
+		if err := f.letters.truncated(ctx, c.Position(), truncate); err != nil {
+			return err
+		}
 	}
 	if keep {
 		f.batch.add(c, len(frame))
+		if f.opt.policy == DeadLetter {
+			f.batch.origins = append(f.batch.origins, f.origin(frame, rel, truncate))
+		}
 	}
-	if f.full() {
+	if f.full() || f.cut() {
 		f.handed = true
 		return f.emit(ctx)
 	}
@@ -385,9 +403,13 @@ func (f *feed) aborted(ctx context.Context) error {
 	if f.tx == nil {
 		return nil
 	}
+	if err := f.letters.aborted(ctx, f.tx.CommitLSN); err != nil {
+		return err
+	}
 	f.tx = nil
 	f.pos = wire.Point{LSN: f.cp.LSN, End: f.pos.End}
 	f.batch.Changes = f.batch.Changes[:f.batch.whole]
+	f.batch.origins = f.batch.origins[:min(f.batch.whole, len(f.batch.origins))]
 	if !f.handed {
 		return nil
 	}

@@ -18,7 +18,20 @@ import (
 
 // write gives batches to the sink, one after the other.
 func (s *working) write(ctx context.Context, in <-chan *batch) error {
-	for b := range in {
+	calm := time.NewTimer(sessionGrace)
+	defer calm.Stop()
+	for {
+		var b *batch
+		var ok bool
+		select {
+		case <-calm.C:
+			s.status.passed() // nothing fails, and nothing is left to write
+			continue
+		case b, ok = <-in:
+		}
+		if !ok {
+			return nil
+		}
 		if b.barrier != nil {
 			close(b.barrier)
 			continue
@@ -27,7 +40,6 @@ func (s *working) write(ctx context.Context, in <-chan *batch) error {
 			return err
 		}
 	}
-	return nil
 }
 
 // writeBatch writes one batch. A sink that keeps no checkpoint of its own gets the batch again until
@@ -39,18 +51,27 @@ func (s *working) writeBatch(ctx context.Context, b *batch) error {
 		if err == nil {
 			break
 		}
+		if aboutChanges(err) && !b.abort {
+			if err := s.refused(ctx, b, err); err != nil {
+				return err
+			}
+			break
+		}
 		err = s.sinkError(b, err)
 		if s.tx != nil || fatal(err) || ctx.Err() != nil {
 			return err
 		}
-		s.log.WarnContext(ctx, "the sink failed, trying again", slog.Any("error", err))
-		s.status.interrupted(err)
+		s.status.interrupted(ctx, s.log, slog.LevelWarn, "the sink failed, trying again", err)
 		if backoff.Wait(ctx) != nil {
 			return err
 		}
 	}
 	if backoff.Attempts() > 0 {
 		s.status.recovered()
+	}
+	s.unfinished = b.More
+	if s.sought != nil && s.sought.took(b) {
+		s.sought = nil
 	}
 	if b.More {
 		return nil
@@ -70,7 +91,7 @@ func (s *working) give(ctx context.Context, b *batch) error {
 		}
 		return s.reopen(ctx, b.Checkpoint)
 	}
-	if len(b.Changes) == 0 && s.tx == nil {
+	if len(b.Changes) == 0 && s.tx == nil && !s.unfinished {
 		return nil // only the checkpoint moves, and that isn't the sink's
 	}
 	b.Epoch = s.epoch
@@ -87,7 +108,14 @@ func (s *working) sinkError(b *batch, err error) error {
 		return &retryable{fmt.Errorf("flo: worker %q: sink: %w", s.opt.name, err)}
 	}
 	e := &SinkError{Worker: s.opt.name, Err: err}
-	if b == nil || len(b.Changes) == 0 {
+	if b == nil {
+		return e
+	}
+	if len(b.Changes) == 0 {
+		if s.unfinished {
+			e.Position = decode.Position{LSN: b.Checkpoint.LSN}
+			e.Err = fmt.Errorf("the transaction as a whole, each of whose changes was taken: %w", err)
+		}
 		return e
 	}
 	i := 0

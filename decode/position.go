@@ -65,6 +65,9 @@ type Checkpoint struct {
 	// Skip names tables whose changes are left out up to a commit LSN, since a copy holds them:
 	// "lsn:oid,oid" for each LSN, separated by spaces.
 	Skip string `json:"skip,omitempty"`
+
+	// Replayed names the dead letter that was written with this checkpoint, until the next change is.
+	Replayed string `json:"replayed,omitempty"`
 }
 
 // IsZero reports whether nothing has been applied yet.

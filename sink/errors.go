@@ -16,8 +16,8 @@ type permanentError struct{ err error }
 func (e *permanentError) Error() string { return e.err.Error() }
 func (e *permanentError) Unwrap() error { return e.err }
 
-// Permanent marks an error that trying again cannot mend. The worker then stops (or parks the change)
-// instead of retrying. Permanent(nil) is nil.
+// Permanent marks an error that trying again cannot mend. Depending on its error policy the worker then stops, or
+// makes the change a dead letter, instead of retrying. Permanent(nil) is nil.
 func Permanent(err error) error {
 	if err == nil {
 		return nil
@@ -37,8 +37,8 @@ type RejectError struct {
 	Err   error
 }
 
-// Reject says that Changes[i] can never be taken, because of err. Without it the worker can name only the
-// batch's first change.
+// Reject says that Changes[i] can never be taken, because of err. Without it the worker finds the change by giving
+// the batch again in ever smaller pieces.
 func Reject(i int, err error) error { return &permanentError{&RejectError{Index: i, Err: err}} }
 
 func (e *RejectError) Error() string {

@@ -276,6 +276,12 @@ func (s *Stream) System() string { return s.system }
 // Database is the source's database.
 func (s *Stream) Database() string { return s.database }
 
+// Replicas that the stream had when it was opened.
+func (s *Stream) Replicas() int { return s.str.CachedInfo().Config.Replicas }
+
+// JetStream is what the stream was opened with.
+func (s *Stream) JetStream() jetstream.JetStream { return s.js }
+
 // Name of the stream in JetStream.
 func (s *Stream) Name() string { return s.name }
 
