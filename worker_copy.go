@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -108,7 +110,7 @@ func (f *feed) copyBegin(ctx context.Context, seq uint64, h *wire.Header, rec wi
 	if err != nil {
 		return &SinkError{Worker: f.opt.name, Copy: &decode.CopyID{Point: cb.Point, Table: cb.Table, Attempt: cb.Attempt}, Table: rel.Qualified(), Err: fmt.Errorf("rule: %w", err)}
 	}
-	a.tables[cb.Table] = &copyTable{in: rel, binding: b, table: sink.CopyTable{Relation: b.Out, Source: cb.Table, Attempt: cb.Attempt, Point: cb.Point, Filtered: b.Copied != nil}}
+	a.tables[cb.Table] = &copyTable{in: rel, binding: b, table: sink.CopyTable{Relation: b.Out, From: rel, Source: cb.Table, Attempt: cb.Attempt, Point: cb.Point, Filtered: b.Copied != nil}}
 	if len(a.tables) < a.start.Copies {
 		return nil
 	}
@@ -185,6 +187,12 @@ func (f *feed) drain(ctx context.Context, a *attempt) error {
 	for _, t := range a.tables {
 		t.table.Resumed = from > a.seq+1
 	}
+	planner, planned := sink.As[sink.CopyPlanner](f.opt.sink), a.planned()
+	if planner != nil {
+		if err := planner.BeginCopy(ctx, planned); err != nil {
+			return f.sinkError(nil, err)
+		}
+	}
 	if f.copy != nil {
 		for _, t := range a.tables {
 			if err := f.copyError(t, decode.CopyID{Attempt: a.start.Attempt, Table: t.table.Source, Point: t.table.Point}, f.copy.BeginTable(ctx, t.table)); err != nil {
@@ -202,7 +210,22 @@ func (f *feed) drain(ctx context.Context, a *attempt) error {
 		defer close(d.tasks)
 		return d.read(gctx, from, ended)
 	})
-	return g.Wait()
+	if err := g.Wait(); err != nil || planner == nil {
+		return err
+	}
+	if err := planner.EndCopy(ctx, planned); err != nil {
+		return f.sinkError(nil, err)
+	}
+	return nil
+}
+
+// planned gives the attempt's tables in the order of their OIDs.
+func (a *attempt) planned() []sink.CopyTable {
+	out := make([]sink.CopyTable, 0, len(a.tables))
+	for _, oid := range slices.Sorted(maps.Keys(a.tables)) {
+		out = append(out, a.tables[oid].table)
+	}
+	return out
 }
 
 // read hands out what the stream holds until all tables have ended.
