@@ -1,0 +1,170 @@
+package flo_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/pgflo/flo"
+	"github.com/pgflo/flo/flotest"
+	"github.com/pgflo/flo/rules"
+	"github.com/pgflo/flo/sink/postgres"
+)
+
+// everyKind is a schema with an object of every kind that WithSchemaSync makes, under hostile names, and
+// with others that it must leave alone.
+const everyKind = `
+CREATE SCHEMA other; CREATE SCHEMA "TABLE ATTACH"; CREATE SCHEMA "sch ""em';--";
+CREATE EXTENSION citext WITH SCHEMA other;
+CREATE TYPE other.mood AS ENUM ('sad', 'it''s ok', 'happy');
+CREATE DOMAIN other.positive AS int CHECK (VALUE > 0);
+COMMENT ON DOMAIN other.positive IS 'more than none';
+CREATE TYPE other.pair AS (a int, b text);
+CREATE TYPE other.span AS RANGE (subtype = float8);
+CREATE TYPE "sch ""em';--"."Ty""pe" AS ENUM ('x');
+CREATE FUNCTION other.seven() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 7';
+CREATE FUNCTION other.touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	-- looks like pg_restore's own:
+--
+-- TOC entry 1 (class 2 OID 3)
+-- Name: x
+--
+	NEW.touched := 'yes'; RETURN NEW; END $$;
+CREATE SEQUENCE other.free START 100 INCREMENT 5;
+CREATE TABLE other.not_copied (id serial PRIMARY KEY, big text);
+CREATE TABLE other.customers (
+	id bigint GENERATED ALWAYS AS IDENTITY (START WITH 10) PRIMARY KEY,
+	name other.citext NOT NULL UNIQUE, mood other.mood DEFAULT 'happy', n other.positive DEFAULT other.seven(), p other.pair, s other.span,
+	picture bytea, touched text);
+ALTER TABLE other.customers ALTER COLUMN picture SET STORAGE EXTERNAL;
+COMMENT ON TABLE other.customers IS E'two\nlines; -- and more''';
+COMMENT ON COLUMN other.customers.name IS 'a name';
+CREATE TABLE orders (
+	id serial PRIMARY KEY, customer bigint NOT NULL, parent int,
+	code int DEFAULT nextval('other.free'), foreign_code int DEFAULT nextval('other.not_copied_id_seq'),
+	net numeric(10,2) CHECK (net >= 0), gross numeric GENERATED ALWAYS AS (net * 1.2) STORED, at timestamptz DEFAULT now(), touched text,
+	CONSTRAINT a_customer FOREIGN KEY (customer) REFERENCES other.customers DEFERRABLE INITIALLY DEFERRED,
+	CONSTRAINT itself FOREIGN KEY (parent) REFERENCES orders, CONSTRAINT "later" UNIQUE (code) DEFERRABLE,
+	CONSTRAINT no_overlap EXCLUDE USING btree (code WITH =));
+CREATE INDEX orders_at ON orders (at DESC NULLS LAST) WHERE parent IS NULL;
+CREATE INDEX orders_lower ON orders (lower(touched) text_pattern_ops) INCLUDE (net) WITH (fillfactor = 70);
+COMMENT ON INDEX orders_at IS 'of roots';
+COMMENT ON CONSTRAINT itself ON orders IS 'a tree';
+CREATE STATISTICS orders_stats ON customer, parent FROM orders;
+ALTER TABLE orders ADD CONSTRAINT unchecked CHECK (id < 1000000) NOT VALID;
+CREATE TRIGGER touch BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION other.touch();
+CREATE TABLE "sch ""em';--"."Ta ""b';le" (";" "sch ""em';--"."Ty""pe", "k y" int, "DROP TABLE" text, PRIMARY KEY ("k y"));
+CREATE INDEX "in""dex;" ON "sch ""em';--"."Ta ""b';le" ("DROP TABLE");
+CREATE TABLE "TABLE ATTACH"."FK CONSTRAINT" (k int PRIMARY KEY REFERENCES orders ON DELETE CASCADE);
+CREATE TABLE parts (id int, d date, customer bigint REFERENCES other.customers, PRIMARY KEY (id, d)) PARTITION BY RANGE (d);
+CREATE TABLE other.parts_old PARTITION OF parts FOR VALUES FROM (MINVALUE) TO ('2020-01-01');
+CREATE TABLE parts_new PARTITION OF parts FOR VALUES FROM ('2020-01-01') TO (MAXVALUE) PARTITION BY LIST (id);
+CREATE TABLE parts_new_1 PARTITION OF parts_new FOR VALUES IN (1, 2, 3);
+CREATE TABLE parts_rest PARTITION OF parts_new DEFAULT;
+CREATE INDEX parts_customer ON parts (customer);
+CREATE TABLE nokey (a int, b text); ALTER TABLE nokey REPLICA IDENTITY FULL;
+CREATE TABLE byindex (a int NOT NULL, b text); CREATE UNIQUE INDEX byindex_a ON byindex (a); ALTER TABLE byindex REPLICA IDENTITY USING INDEX byindex_a;
+CREATE TABLE base (id int PRIMARY KEY, v text); CREATE TABLE derived (w text, PRIMARY KEY (id)) INHERITS (base);
+CREATE VIEW a_view AS SELECT o.id, c.name FROM orders o JOIN other.customers c ON c.id = o.customer;
+CREATE MATERIALIZED VIEW a_matview AS SELECT count(*) FROM orders;
+CREATE FUNCTION uses_view() RETURNS SETOF a_view LANGUAGE sql AS 'SELECT * FROM a_view';
+CREATE TABLE secured (id int PRIMARY KEY); ALTER TABLE secured ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON secured USING (true);
+`
+
+const everyRow = `
+INSERT INTO other.customers (name, p, s) SELECT 'Customer ' || i, ROW(i, 'x')::other.pair, '[1,2)'::other.span FROM generate_series(1, 500) i;
+INSERT INTO orders (customer, net) SELECT 10 + i % 500, i::numeric FROM generate_series(1, 2000) i;
+UPDATE orders SET parent = 1 WHERE id > 1500;
+INSERT INTO "sch ""em';--"."Ta ""b';le" SELECT 'x'::"sch ""em';--"."Ty""pe", i, 'y' FROM generate_series(1, 50) i;
+INSERT INTO "TABLE ATTACH"."FK CONSTRAINT" SELECT i FROM generate_series(1, 20) i;
+INSERT INTO parts SELECT i % 7, date '2019-01-01' + i, 10 FROM generate_series(1, 1000) i;
+INSERT INTO nokey SELECT i, 'n' FROM generate_series(1, 10) i;
+INSERT INTO byindex SELECT i, 'n' FROM generate_series(1, 10) i;
+INSERT INTO base VALUES (1, 'b'); INSERT INTO derived VALUES (2, 'd', 'w'); INSERT INTO secured VALUES (1)`
+
+// catalogOf describes tables, columns, indexes, constraints, triggers, statistics, sequences, types and comments.
+var catalogOf = map[string]string{
+	"columns": `SELECT a.attrelid::regclass, c.relkind, c.relreplident, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated, a.attstorage,
+		pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+		JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+		WHERE a.attnum > 0 AND NOT a.attisdropped AND @ ORDER BY 1::text, a.attnum`,
+	"tables": `SELECT c.oid::regclass, obj_description(c.oid, 'pg_class'), pg_get_partkeydef(c.oid), pg_get_expr(c.relpartbound, c.oid), i.inhparent::regclass
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_inherits i ON i.inhrelid = c.oid WHERE c.relkind IN ('r', 'p') AND @ ORDER BY 1::text`,
+	"indexes": `SELECT pg_get_indexdef(x.indexrelid), x.indisprimary, x.indisreplident, x.indisvalid, obj_description(x.indexrelid, 'pg_class'), i.inhparent::regclass
+		FROM pg_index x JOIN pg_class c ON c.oid = x.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_inherits i ON i.inhrelid = x.indexrelid
+		WHERE c.relkind IN ('r', 'p') AND @ ORDER BY 1`,
+	"constraints": `SELECT k.conrelid::regclass, k.conname, pg_get_constraintdef(k.oid), k.convalidated, obj_description(k.oid, 'pg_constraint')
+		FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace WHERE @ AND k.contype <> 't' AND (k.conrelid <> 0 OR k.contypid <> 0) ORDER BY 1::text, 2`,
+	"triggers": `SELECT pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT t.tgisinternal AND @ ORDER BY 1`,
+	"statistics": `SELECT pg_get_statisticsobjdef(s.oid) FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE @ ORDER BY 1`,
+	"sequences": `SELECT c.oid::regclass, s.seqtypid::regtype, s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcycle, d.refobjid::regclass, d.refobjsubid
+		FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+		LEFT JOIN pg_depend d ON d.classid = 1259 AND d.objid = c.oid AND d.deptype IN ('a', 'i') WHERE c.relname <> 'not_copied_id_seq' AND @ ORDER BY 1::text`,
+	"types": `SELECT t.oid::regtype, t.typtype, (SELECT string_agg(enumlabel, ',' ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = t.oid), obj_description(t.oid, 'pg_type')
+		FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.typtype IN ('e', 'd', 'r') AND @ ORDER BY 1::text`,
+}
+
+// sameCatalog compares both databases' catalogs, schema flo and left out tables aside.
+func sameCatalog(t testing.TB, src, dst *flotest.DB, leave string) {
+	t.Helper()
+	read := func(db *flotest.DB, sql string) map[string]bool {
+		out := map[string]bool{}
+		db.Exec(t, "SET search_path = ''")
+		where := `n.nspname NOT IN ('flo', 'information_schema') AND n.nspname !~ '^pg_'`
+		for _, row := range db.Query(t, strings.Replace(sql, "@", where, 1)) {
+			line := strings.Join(row, " | ")
+			if leave == "" || !strings.Contains(line, leave) {
+				out[line] = true
+			}
+		}
+		db.Exec(t, "RESET search_path")
+		return out
+	}
+	for what, sql := range catalogOf {
+		a, b := read(src, sql), read(dst, sql)
+		for line := range a {
+			if !b[line] {
+				t.Errorf("%s: the destination lacks %s", what, line)
+			}
+		}
+		for line := range b {
+			if !a[line] {
+				t.Errorf("%s: the destination has %s", what, line)
+			}
+		}
+	}
+}
+
+// everyTable is the tables of everyKind that the pipeline copies.
+func everyTable() flo.Option { return flo.WithExcludeTables("other.not_copied") }
+
+func TestSchemaSyncMakesTheDestination(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t)
+	p.src.Exec(t, everyKind)
+	p.src.Exec(t, everyRow)
+	s := p.sink(postgres.WithReplicaRole(), postgres.WithSchemaSync(p.src.URL))
+	p.start(ctx, flo.WithSink(s), everyTable())
+	p.catchUp(ctx)
+	if st := s.SchemaStatus(); st.Phase != "done" || len(st.LeftOut) != 0 {
+		t.Errorf("status %+v", st)
+	}
+	sameCatalog(t, p.src, p.dst, "not_copied")
+	p.src.Exec(t, `UPDATE orders SET net = net + 1 WHERE id % 3 = 0; DELETE FROM "TABLE ATTACH"."FK CONSTRAINT" WHERE k < 5; UPDATE parts SET id = id + 1; DELETE FROM nokey WHERE a = 3;
+		UPDATE byindex SET a = a + 100; UPDATE base SET v = 'new'; DELETE FROM "sch ""em';--"."Ta ""b';le" WHERE "k y" > 7; UPDATE other.customers SET name = name || '!'`)
+	p.catchUp(ctx)
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"orders", "other.customers", "parts", "nokey", "byindex", "base", "derived", "secured", `"sch ""em';--"."Ta ""b';le"`, `"TABLE ATTACH"."FK CONSTRAINT"`} {
+		flotest.Equal(t, ctx, p.src.URL, p.dst.URL, name)
+	}
+	if n := p.dst.QueryString(t, "SELECT count(*) FROM pg_class WHERE relname IN ('not_copied', 'a_view', 'a_matview')"); n != "0" {
+		t.Errorf("%s objects that nobody needs were made", n)
+	}
+}
+
+var _ = errors.Is
+var _ context.Context
+var _ = rules.Route
