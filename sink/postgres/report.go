@@ -108,9 +108,7 @@ func (s *Sink) fitKeys(ctx context.Context, pg *pgconn.PgConn, tables []sink.Cop
 		if err != nil {
 			return err
 		}
-		if b, err := bindTable(t.Relation, dest); err == nil {
-			f.key(t, b)
-		}
+		f.key(t, dest)
 	}
 	return f.report(ctx)
 }
@@ -156,8 +154,8 @@ func (f *fitting) table(ctx context.Context, t sink.CopyTable) error {
 	if err := f.columns(ctx, t, dest); err != nil {
 		return err
 	}
-	if b, err := bindTable(t.Relation, dest); err == nil && (f.coming == nil || !f.coming(t.Source)) {
-		f.key(t, b)
+	if f.coming == nil || !f.coming(t.Source) {
+		f.key(t, dest)
 	}
 	readable, err := f.privileges(ctx, t, dest)
 	if err != nil {
@@ -211,19 +209,32 @@ func (f *fitting) columns(ctx context.Context, t sink.CopyTable, dest *table) er
 }
 
 // key looks for a unique index on the source's key.
-func (f *fitting) key(t sink.CopyTable, b *binding) {
-	if len(b.keyCols) == 0 || b.key != nil {
+func (f *fitting) key(t sink.CopyTable, dest *table) {
+	if !t.Relation.HasKey() {
 		return
 	}
-	names, quoted := make([]string, len(b.keyCols)), make([]string, len(b.keyCols))
-	for n, i := range b.keyCols {
-		names[n], quoted[n] = fmt.Sprintf("%q", t.Relation.Columns[i].Name), ident(t.Relation.Columns[i].Name)
+	var names, quoted []string
+	numbers := map[int]bool{}
+	for _, c := range t.Relation.Columns {
+		if !c.Key {
+			continue
+		}
+		names, quoted = append(names, fmt.Sprintf("%q", c.Name)), append(quoted, ident(c.Name))
+		if at := slices.IndexFunc(dest.columns, func(d column) bool { return d.name == c.Name }); at >= 0 {
+			numbers[dest.columns[at].number] = true
+		}
 	}
 	what := " ADD PRIMARY KEY ("
-	if slices.ContainsFunc(b.table.indexes, func(x index) bool { return x.primary }) {
-		what = " ADD UNIQUE ("
+	for _, x := range dest.indexes {
+		if x.primary {
+			what = " ADD UNIQUE ("
+		}
+		if x.unique && x.whole && len(x.columns) == len(names) && len(numbers) == len(names) &&
+			!slices.ContainsFunc(x.columns, func(n int) bool { return !numbers[n] }) {
+			return
+		}
 	}
-	f.add(MisfitKey, b.table.name, ErrKeyMissing, strings.Join(names, ", "), "ALTER TABLE "+b.table.sql+what+strings.Join(quoted, ", ")+");")
+	f.add(MisfitKey, dest.name, ErrKeyMissing, strings.Join(names, ", "), "ALTER TABLE "+dest.sql+what+strings.Join(quoted, ", ")+");")
 }
 
 // privileges looks at what the role may do; readable says that it may read the table. A privilege on some

@@ -108,8 +108,12 @@ func (p *plan) include(e *entry) {
 
 // needs reports whether an entry's dependency has to be made for it. Not the owner of a sequence that only a
 // default uses; not the partitioned table of a leaf that goes elsewhere; and behind the copy, tables are
-// there or are not.
+// there or are not. What is made behind the copy is chosen with the table that it belongs to: a partition's
+// key depends on that of the table above, which may not be made.
 func (p *plan) needs(e, d *entry) bool {
+	if slices.Contains(behindCopy, d.kind) {
+		return false
+	}
 	if d.kind == "TABLE" {
 		r := p.routes[e.oid]
 		return e.kind != "SEQUENCE" && !slices.Contains(behindCopy, e.kind) && (e.kind != "TABLE" || r == nil || r.source == r.dest)

@@ -25,7 +25,7 @@ type route struct {
 
 // plain reports whether the table is made as the source has it.
 func (r *route) plain() bool {
-	return r.source == r.dest && len(r.renamed) == 0 && len(r.relaxed) == 0 && !r.merged
+	return r.source == r.dest && len(r.renamed) == 0 && len(r.relaxed) == 0 && !r.merged && r.refusal == ""
 }
 
 // newRoute sees what rules do to a table.
