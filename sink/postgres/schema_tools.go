@@ -14,8 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/pgflo/flo/internal/pgsession"
 )
 
 // tools are a pair of pg_dump and pg_restore.
@@ -233,6 +231,3 @@ func patternOf(schema, name string) string {
 	quote := func(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
 	return quote(schema) + "." + quote(name)
 }
-
-// sourceState gives the SQLSTATE of an error at the source.
-func sourceState(err error) string { return pgsession.SQLState(err) }
