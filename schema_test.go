@@ -33,6 +33,14 @@ CREATE FUNCTION other.touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 -- Name: x
 --
 	NEW.touched := 'yes'; RETURN NEW; END $$;
+CREATE FUNCTION other.helper(int) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT $1 < 1000';
+CREATE FUNCTION other.is_ok(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN other.helper($1); END';
+CREATE COLLATION other."my Coll" (locale = 'C');
+CREATE TEXT SEARCH CONFIGURATION other.words (COPY = pg_catalog.simple);
+CREATE FUNCTION other.backwards(int, int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $2 - $1';
+CREATE OPERATOR CLASS other.int_backwards FOR TYPE int USING btree AS OPERATOR 1 >, OPERATOR 2 >=, OPERATOR 3 =, OPERATOR 4 <=, OPERATOR 5 <, FUNCTION 1 other.backwards(int, int);
+CREATE TABLE kinds (id int PRIMARY KEY CHECK (other.is_ok(id)), c text COLLATE other."my Coll", b int GENERATED ALWAYS AS (other.backwards(id, 1)) STORED);
+CREATE INDEX kinds_words ON kinds USING gin (to_tsvector('other.words', c)); CREATE INDEX kinds_back ON kinds (id other.int_backwards);
 CREATE SEQUENCE other.free START 100 INCREMENT 5;
 CREATE TABLE other.not_copied (id serial PRIMARY KEY, big text);
 CREATE TABLE other.customers (
@@ -83,7 +91,7 @@ INSERT INTO "TABLE ATTACH"."FK CONSTRAINT" SELECT i FROM generate_series(1, 20) 
 INSERT INTO parts SELECT i % 7, date '2019-01-01' + i, 10 FROM generate_series(1, 1000) i;
 INSERT INTO nokey SELECT i, 'n' FROM generate_series(1, 10) i;
 INSERT INTO byindex SELECT i, 'n' FROM generate_series(1, 10) i;
-INSERT INTO base VALUES (1, 'b'); INSERT INTO derived VALUES (2, 'd', 'w'); INSERT INTO secured VALUES (1)`
+INSERT INTO base VALUES (1, 'b'); INSERT INTO derived VALUES (2, 'd', 'w'); INSERT INTO secured VALUES (1); INSERT INTO kinds SELECT i, 'word ' || i FROM generate_series(1, 30) i`
 
 // catalogOf describes tables, columns, indexes, constraints, triggers, statistics, sequences, types and comments.
 var catalogOf = map[string]string{
@@ -159,7 +167,7 @@ func TestSchemaSyncMakesTheDestination(t *testing.T) {
 	if err := p.stop(); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"orders", "other.customers", "parts", "nokey", "byindex", "base", "derived", "secured", `"sch ""em';--"."Ta ""b';le"`, `"TABLE ATTACH"."FK CONSTRAINT"`} {
+	for _, name := range []string{"orders", "other.customers", "parts", "nokey", "byindex", "base", "derived", "secured", "kinds", `"sch ""em';--"."Ta ""b';le"`, `"TABLE ATTACH"."FK CONSTRAINT"`} {
 		flotest.Equal(t, ctx, p.src.URL, p.dst.URL, name)
 	}
 	if n := p.dst.QueryString(t, "SELECT count(*) FROM pg_class WHERE relname IN ('not_copied', 'a_view', 'a_matview')"); n != "0" {
@@ -193,7 +201,7 @@ func TestSchemaSyncTwiceChangesNothing(t *testing.T) {
 			}
 			p.dst.Exec(t, "DELETE FROM flo.checkpoints; DELETE FROM flo.copies; DELETE FROM flo.copy_chunks")
 			p.dst.Exec(t, `SET session_replication_role = replica; DELETE FROM orders; DELETE FROM other.customers; DELETE FROM "sch ""em';--"."Ta ""b';le";
-				DELETE FROM "TABLE ATTACH"."FK CONSTRAINT"; DELETE FROM parts; DELETE FROM nokey; DELETE FROM byindex; DELETE FROM base; DELETE FROM secured`)
+				DELETE FROM "TABLE ATTACH"."FK CONSTRAINT"; DELETE FROM parts; DELETE FROM nokey; DELETE FROM byindex; DELETE FROM base; DELETE FROM secured; DELETE FROM kinds`)
 		}
 		if st := s.SchemaStatus(); i == 1 && (st.Phase != "done" || len(st.LeftOut) != 0) {
 			t.Errorf("status %+v", st)

@@ -299,6 +299,9 @@ func (s *Sink) planSchema(ctx context.Context, tables []sink.CopyTable) (p *plan
 	if err := catalog.readObjects(ctx, conn.PgConn(), a); err != nil {
 		return nil, err
 	}
+	if err := a.write(ctx, a.functions()); err != nil {
+		return nil, err
+	}
 	p = newPlan(catalog, a, tables)
 	if err := a.write(ctx, p.list(a)); err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 const (
 	classRelation   = 1259
 	classType       = 1247
+	classFunction   = 1255
 	classDefault    = 2604
 	classConstraint = 2606
 	classSchema     = 2615
@@ -52,6 +53,9 @@ var entryKinds = []struct {
 	name  string
 	class int64
 }{
+	{"TEXT SEARCH CONFIGURATION", -1}, {"TEXT SEARCH DICTIONARY", -1}, {"TEXT SEARCH TEMPLATE", -1}, {"TEXT SEARCH PARSER", -1},
+	{"PROCEDURAL LANGUAGE", -1}, {"OPERATOR FAMILY", 2753}, {"OPERATOR CLASS", 2616}, {"OPERATOR", 2617}, {"ACCESS METHOD", -1},
+	{"COLLATION", -1}, {"CONVERSION", -1}, {"TRANSFORM", -1}, {"CAST", -1},
 	{"MATERIALIZED VIEW", -1}, {"SEQUENCE OWNED BY", 0}, {"CHECK CONSTRAINT", -1}, {"FK CONSTRAINT", -1}, {"EVENT TRIGGER", -1},
 	{"FOREIGN TABLE", -1}, {"SECURITY LABEL", -1}, {"TABLE ATTACH", 0}, {"INDEX ATTACH", 0}, {"ROW SECURITY", -1},
 	{"SHELL TYPE", -1}, {"DEFAULT ACL", 826}, {"CONSTRAINT", classConstraint}, {"STATISTICS", classStatistics}, {"EXTENSION", classExtension},
@@ -117,6 +121,17 @@ func newEntry(m []string) (*entry, error) {
 	return e, nil
 }
 
+// functions gives the entries whose texts may mention each other without PostgreSQL's knowing.
+func (a *archive) functions() []*entry {
+	var out []*entry
+	for _, e := range a.entries {
+		if e.class == classFunction && e.obj != nil {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
 // scriptEnd is what pg_restore writes behind the last entry.
 const scriptEnd = "\n--\n-- PostgreSQL database dump complete\n--\n"
 
@@ -165,6 +180,9 @@ func (a *archive) script(ctx context.Context, entries []*entry) ([]byte, error) 
 	return a.tools.run(ctx, "pg_restore", append(a.tools.restoreFlags(), "--use-list="+path, "--file=-", a.file)...)
 }
 
+// completedLine stands behind the last entry.
+var completedLine = regexp.MustCompile(`\n-- Completed on [^\n]*\s*$`)
+
 var markerLine = regexp.MustCompile(`\n--\n-- TOC entry \d+ \(class \d+ OID \d+\)\n`)
 
 // splitScript cuts a script into its entries. It reports whether that was possible beyond doubt: what
@@ -202,6 +220,6 @@ func (e *entry) take(text []byte) error {
 			break
 		}
 	}
-	e.sql = strings.TrimSpace(rest)
+	e.sql = strings.TrimSpace(completedLine.ReplaceAllString(rest, ""))
 	return nil
 }

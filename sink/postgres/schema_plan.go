@@ -1,7 +1,9 @@
 package postgres
 
 import (
+	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/sink"
@@ -15,7 +17,8 @@ type plan struct {
 	tables  map[uint32]*entry // by OID
 	chosen  map[int]bool
 	entries map[int]*entry
-	extra   []string // tables that are not copied and that copied ones need
+	words   map[string][]*entry // functions by name
+	extra   []string            // tables that are not copied and that copied ones need
 
 	before  []*entry            // types, functions, tables as they are at the source …
 	routed  map[uint32][]*entry // of tables that differ from the source's: with all their properties
@@ -44,6 +47,10 @@ func newPlan(c *sourceCatalog, a *archive, tables []sink.CopyTable) *plan {
 		p.routes[t.Source], p.copied[t.Source] = r, true
 	}
 	p.relaxAncestors()
+	p.words = map[string][]*entry{}
+	for _, e := range a.functions() {
+		p.words[e.obj.name.Name] = append(p.words[e.obj.name.Name], e)
+	}
 	for _, e := range a.entries {
 		if e.kind == "TABLE" {
 			p.tables[e.oid] = e
@@ -96,12 +103,44 @@ func (p *plan) include(e *entry) {
 		return
 	}
 	p.chosen[e.id] = true
-	if e.kind == "TABLE" && !p.copied[e.oid] {
+	if e.kind == "TABLE" && !p.copied[e.oid] && !p.above(e.oid) {
 		p.extra = append(p.extra, p.tableName(e.oid).String())
+	}
+	if e.class == classFunction {
+		p.mentioned(e)
 	}
 	for _, id := range e.deps {
 		if d := p.entries[id]; d != nil && p.needs(e, d) {
 			p.include(d)
+		}
+	}
+}
+
+// above reports whether a table stands above a copied one in a partition tree.
+func (p *plan) above(oid uint32) bool {
+	for copied := range p.copied {
+		for t := p.catalog.tables[copied]; t != nil && t.parent != 0; t = p.catalog.tables[t.parent] {
+			if t.parent == oid {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+var wordPattern = regexp.MustCompile(`[\pL_][\pL\pN_$]*`)
+
+// mentioned chooses the functions whose names stand in a function's text: what it calls is known to nobody
+// until it is called, in a check while rows are copied. One too many does no harm, unless it would need tables.
+func (p *plan) mentioned(e *entry) {
+	for _, word := range wordPattern.FindAllString(e.sql, -1) {
+		for _, f := range p.words[word] {
+			if !slices.ContainsFunc(f.deps, func(id int) bool {
+				d := p.entries[id]
+				return d != nil && !p.chosen[id] && (d.kind == "TABLE" || strings.HasSuffix(d.kind, "VIEW"))
+			}) {
+				p.include(f)
+			}
 		}
 	}
 }

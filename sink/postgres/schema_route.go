@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -198,6 +199,9 @@ func taken(err error) bool {
 	switch pgsession.SQLState(err) {
 	case "42P06", "42P07", "42710", "42723", "42701":
 		return true
+	case "23505": // text search objects aren't looked up before they are stored
+		var e *pgconn.PgError
+		return errors.As(err, &e) && e.SchemaName == "pg_catalog"
 	}
 	return false
 }

@@ -126,7 +126,7 @@ func oidOf(text []byte) uint32 {
 }
 
 // sourceObjects gives catalog, OID, schema, name, kind, table, column and referred table of an archive's
-// entries. $1 to $9 are the OIDs by catalog.
+// entries. $1 to $10 are the OIDs by catalog.
 const sourceObjects = `
 SELECT 1259, c.oid, n.nspname, c.relname, CASE WHEN d.deptype = 'i' THEN 'i' ELSE c.relkind::text END,
 	coalesce(x.indrelid, d.refobjid, 0), coalesce(a.attname, ''), 0
@@ -146,11 +146,12 @@ UNION ALL SELECT 2618, oid, '', rulename, '', ev_class, '', 0 FROM pg_rewrite WH
 UNION ALL SELECT 2620, oid, '', tgname, '', tgrelid, '', 0 FROM pg_trigger WHERE oid = ANY ($7::oid[])
 UNION ALL SELECT 3079, oid, '', extname, '', 0, '', 0 FROM pg_extension WHERE oid = ANY ($8::oid[])
 UNION ALL SELECT 3381, s.oid, n.nspname, s.stxname, '', s.stxrelid, '', 0
-FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.oid = ANY ($9::oid[])`
+FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.oid = ANY ($9::oid[])
+UNION ALL SELECT 1255, oid, '', proname, '', 0, '', 0 FROM pg_proc WHERE oid = ANY ($10::oid[])`
 
 // readObjects looks up what an archive's entries are, and the tables that they belong to.
 func (c *sourceCatalog) readObjects(ctx context.Context, pg *pgconn.PgConn, a *archive) error {
-	classes := []uint32{classRelation, classType, classDefault, classConstraint, classSchema, classRule, classTrigger, classExtension, classStatistics}
+	classes := []uint32{classRelation, classType, classDefault, classConstraint, classSchema, classRule, classTrigger, classExtension, classStatistics, classFunction}
 	by := map[uint32][]uint32{}
 	for _, e := range a.entries {
 		if e.class != 0 {
