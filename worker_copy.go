@@ -95,6 +95,7 @@ func (f *feed) drain(ctx context.Context, r *round) error {
 	if err := d.supersede(ctx); err != nil {
 		return err
 	}
+	d.keepTogether(ctx)
 	if err := d.describe(ctx); err != nil {
 		return err
 	}
@@ -105,10 +106,12 @@ func (f *feed) drain(ctx context.Context, r *round) error {
 	if err := d.resume(ctx, from); err != nil {
 		return err
 	}
-	if err := d.beginTables(ctx, from > r.seq+1); err != nil {
-		return err
-	}
-	if err := d.copy(ctx, from); err != nil {
+	if err := d.planned(ctx, func() error {
+		if err := d.beginTables(ctx, from > r.seq+1); err != nil {
+			return err
+		}
+		return d.copy(ctx, from)
+	}); err != nil {
 		return err
 	}
 	for _, table := range r.tables {
@@ -121,6 +124,81 @@ func (f *feed) drain(ctx context.Context, r *round) error {
 	}
 	f.report.got(slices.DeleteFunc(slices.Clone(r.tables), func(t uint32) bool { return d.dropped[t] }))
 	return f.report.flush(ctx) // what is wanted, before the checkpoint moves
+}
+
+// planned copies between the calls by which a sink.CopyPlanner is told of all tables.
+func (d *drainer) planned(ctx context.Context, copyAll func() error) error {
+	planner := sink.As[sink.CopyPlanner](d.opt.sink)
+	if planner == nil {
+		return copyAll()
+	}
+	tables := func() (out []sink.CopyTable) {
+		for _, oid := range slices.Sorted(maps.Keys(d.tables)) {
+			if !d.dropped[oid] {
+				out = append(out, d.tables[oid].table)
+			}
+		}
+		return out
+	}
+	for {
+		if len(tables()) == 0 {
+			return nil
+		}
+		err := planner.BeginCopy(ctx, tables())
+		if err == nil {
+			break
+		}
+		if given, serr := d.givenUp(ctx); serr != nil || !given {
+			return errors.Join(serr, d.sinkError(nil, err))
+		}
+	}
+	if err := copyAll(); err != nil {
+		return err
+	}
+	d.keepTogether(ctx)
+	if whole := tables(); len(whole) > 0 {
+		if err := planner.EndCopy(ctx, whole); err != nil {
+			return d.sinkError(nil, err)
+		}
+	}
+	return nil
+}
+
+// givenUp looks, after an error of the sink, whether it was about tables that a later attempt has taken over: renamed
+// or dropped, perhaps, since their copy began.
+func (d *drainer) givenUp(ctx context.Context) (bool, error) {
+	before := len(d.dropped)
+	if err := d.supersede(ctx); err != nil {
+		return false, err
+	}
+	d.keepTogether(ctx)
+	return len(d.dropped) > before, nil
+}
+
+// keepTogether gives all tables up if one was given up and the sink wants them all together: it then waits for a
+// round that has all of them.
+func (d *drainer) keepTogether(ctx context.Context) {
+	planner := sink.As[sink.CopyPlanner](d.opt.sink)
+	if planner == nil || !planner.CopiesTogether() {
+		return
+	}
+	mine := map[uint32]bool{}
+	for _, table := range d.round.tables {
+		mine[table] = true
+	}
+	all := slices.Clone(d.round.tables)
+	for table, lsn := range d.skips {
+		if lsn == pending && !mine[table] && slices.Contains(d.round.kept, table) {
+			all = append(all, table)
+		}
+	}
+	if len(d.dropped) == 0 && len(all) == len(d.round.tables) {
+		return
+	}
+	d.want(ctx, "the sink makes tables' keys and foreign keys behind a copy that has all of them", all...)
+	for _, table := range d.round.tables {
+		d.drop(table)
+	}
 }
 
 // describe reads what the round's tables look like. It waits for their snapshot.
@@ -191,7 +269,7 @@ func (d *drainer) describeTable(ctx context.Context, rec wire.Record) error {
 		return &SinkError{Worker: d.opt.name, Copy: &decode.CopyID{Point: cb.Point, Table: cb.Table, Attempt: cb.Attempt}, Table: rel.Qualified(), Err: fmt.Errorf("rule: %w", err)}
 	}
 	d.tables[cb.Table] = &copyTable{in: rel, binding: b, table: sink.CopyTable{
-		Relation: b.Out, Source: cb.Table, Attempt: cb.Attempt, Point: cb.Point, Base: d.round.base, Kept: d.round.kept, Filtered: b.Copied != nil,
+		Relation: b.Out, From: rel, Source: cb.Table, Attempt: cb.Attempt, Point: cb.Point, Base: d.round.base, Kept: d.round.kept, Filtered: b.Copied != nil,
 	}}
 	return nil
 }
@@ -237,7 +315,9 @@ func (d *drainer) beginTables(ctx context.Context, resumed bool) error {
 		}
 		id := decode.CopyID{Attempt: d.round.attempt, Table: table, Point: t.table.Point}
 		if err := d.copyError(t, id, err); err != nil {
-			return err
+			if given, serr := d.givenUp(ctx); serr != nil || !given || !d.dropped[table] {
+				return errors.Join(serr, err)
+			}
 		}
 	}
 	return nil

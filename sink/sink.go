@@ -81,9 +81,11 @@ type CopyTable struct {
 	// Relation names the destination (routing has been done) and its columns, in the order in which
 	// they stand in the chunks.
 	Relation *decode.Relation
-	Source   uint32 // the source table's OID
-	Attempt  uint32
-	Point    decode.LSN // the snapshot's consistent point
+	// From is the table as the source has it, before rules and routing; nil if that is not known.
+	From    *decode.Relation
+	Source  uint32 // the source table's OID
+	Attempt uint32
+	Point   decode.LSN // the snapshot's consistent point
 	// Chunks and Rows of the whole table at the source; set for EndTable only.
 	Chunks, Rows uint64
 	// Resumed: the worker has handed over chunks of this attempt before, and some of them may no longer

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 
@@ -21,4 +22,29 @@ func ExampleNew() {
 	}
 	fmt.Println(s.Parallel())
 	// Output: 4
+}
+
+// A sink that makes the tables it needs, and everything that belongs to them.
+func ExampleWithSchemaSync() {
+	s, err := postgres.New("postgres://flo@warehouse/shop",
+		postgres.WithReplicaRole(),
+		postgres.WithSchemaSync("postgres://flo@db/shop", postgres.SchemaJobs(8)),
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("%q\n", s.SchemaStatus().Phase) // nothing is done before the copy
+	// Output: ""
+}
+
+// The last step of a cut-over.
+func ExampleSyncSequences() {
+	all, err := postgres.SyncSequences(context.Background(), "postgres://flo@db/shop", "postgres://flo@warehouse/shop")
+	for _, q := range all {
+		fmt.Println(q.Source, q.Destination, q.Last, q.Set)
+	}
+	if err != nil {
+		fmt.Println(err)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -28,6 +29,8 @@ type config struct {
 	connections int
 	schema      string
 	logger      *slog.Logger
+	sync        *schemaSync
+	tolerated   []MisfitKind
 
 	rowByRow bool // for tests: no COPY
 }
@@ -91,6 +94,12 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 	}
 	if c.logger == nil {
 		invalid("WithLogger(nil): leave the option out for silence")
+	}
+	c.sync.validate(invalid)
+	for _, k := range c.tolerated {
+		if !slices.Contains(tolerable[:], k) {
+			invalid("WithTolerated(%q): want MisfitType or MisfitKey", string(k))
+		}
 	}
 	return c, errors.Join(bad...)
 }

@@ -57,7 +57,8 @@ type Sink struct {
 	pidsMu sync.Mutex
 	pids   map[uint32]struct{} // backends of this Sink's own live sessions
 
-	stats counters
+	stats  counters
+	schema schemaState
 }
 
 // transaction is the state of the destination transaction that is open between batches.

@@ -1,0 +1,20 @@
+package sink
+
+import "context"
+
+// CopyPlanner is for a CopySink that wants to see all tables of a copy at once: to make ready what they
+// need together, to say of all of them what doesn't fit, and to finish what is better done behind the rows.
+//
+// Both methods come again, with the same tables, when a copy is taken up again after a failure; what an
+// earlier call has done must be no error. No other method of the sink is called meanwhile.
+type CopyPlanner interface {
+	CopySink
+	// BeginCopy comes before the first BeginTable of an attempt; tables are in the order of their OIDs.
+	BeginCopy(ctx context.Context, tables []CopyTable) error
+	// EndCopy comes behind the last EndTable, before the first change behind the copy. A table that another
+	// attempt has taken over meanwhile is left out: it comes with that one.
+	EndCopy(ctx context.Context, tables []CopyTable) error
+	// CopiesTogether reports whether EndCopy makes what spans tables: the worker then has them all copied again,
+	// together, when a copy was cut short, and not only those that were not whole.
+	CopiesTogether() bool
+}
