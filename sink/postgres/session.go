@@ -80,7 +80,7 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 		conn.close(ctx)
 		return nil, fmt.Errorf("sink/postgres: %w", err)
 	}
-	conn.planner.least = worthwhile(trip)
+	conn.planner.least, conn.planner.reduced = worthwhile(trip), leastReduced
 	return conn, nil
 }
 

@@ -68,6 +68,7 @@ type transaction struct {
 	changes  uint64
 	missing  uint64
 
+	custom    bool // statements are planned for their parameters
 	savepoint bool // one stands in front of the last group
 }
 
@@ -83,7 +84,7 @@ type Stats struct {
 
 type counters struct {
 	transactions, changes, missing, chunks, skipped, copied atomic.Uint64
-	runs, undone                                            atomic.Uint64 // of inserts by COPY; of groups
+	runs, sets, undone                                      atomic.Uint64 // of inserts by COPY; of rows; of groups
 }
 
 // New makes a Sink for the database at url (a URL or a keyword/value string, as libpq takes it, and the
