@@ -16,7 +16,7 @@ const (
 	rowGain     = 10 * time.Microsecond
 	setGain     = 3 * time.Microsecond
 	// leastReduced is how many changes of a table are worth sets: each is planned for its rows.
-	leastReduced = 24
+	leastReduced = 48
 	// Sets that are of few rows each, for so many different columns are given, are not worth it.
 	manySets  = 8
 	rowsOfSet = 8

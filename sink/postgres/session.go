@@ -41,6 +41,10 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 		"array_nulls":         "on",    // how arrays are read
 		"client_min_messages": "error", // notices would only fill the pipe
 		"jit":                 "off",   // never worth it for single rows
+		// Few rows are looked for in tables that may be large: a set finds each by the index, whatever the
+		// planner thinks of reading the whole table instead.
+		"enable_hashjoin":  "off",
+		"enable_mergejoin": "off",
 	}
 	if s.config.replica {
 		extra["session_replication_role"] = "replica"
