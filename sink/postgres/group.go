@@ -121,7 +121,8 @@ func (p *planner) plan(bindings *bindings, changes []*decode.Change) []group {
 		}
 		from = g.to
 	}
-	p.changes = nil
+	p.changes, p.families = nil, nil
+	clear(p.order)
 	return groups
 }
 

@@ -282,5 +282,6 @@ func (r *reducer) collect() []*setRun {
 			add(setRenew, s, nil, s.row, 0)
 		}
 	}
+	clear(r.slots) // the rows are the batch's
 	return slices.Concat(sets[:]...)
 }
