@@ -14,7 +14,7 @@ const (
 	leastCopied = 24
 	copyTrips   = 2
 	rowGain     = 10 * time.Microsecond
-	setGain     = 3 * time.Microsecond
+	setGain     = 5 * time.Microsecond
 	// leastReduced is how many changes of a table are worth sets: each is planned for its rows.
 	leastReduced = 48
 	// Sets that are of few rows each, for so many different columns are given, are not worth it.

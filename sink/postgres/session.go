@@ -88,10 +88,10 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 	return conn, nil
 }
 
-// roundTrip measures how far away the server is: the shorter of two, since either may have been held up.
+// roundTrip measures how far away the server is: the shortest of a few, since each may have been held up.
 func (c *session) roundTrip(ctx context.Context) (time.Duration, error) {
 	shortest := time.Duration(math.MaxInt64)
-	for range 2 {
+	for range 4 {
 		start := time.Now()
 		if err := simple(ctx, c.pg, ""); err != nil {
 			return 0, err
