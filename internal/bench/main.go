@@ -7,7 +7,9 @@
 //   - a table of 1 million rows of about 240 bytes copied: by psql (COPY to a pipe to COPY), and by flo
 //     in CopyOnly mode (source, JetStream, destination);
 //   - a backlog of 1 million inserted rows in transactions of 100 streamed: by a native
-//     subscription, by flo into PostgreSQL, and by flo into a sink that discards.
+//     subscription, by flo into PostgreSQL, and by flo into a sink that discards;
+//   - backlogs of 300 thousand updates and of 100 thousand deletes, of a row each, in transactions of
+//     100 too: by a native subscription, and by flo into PostgreSQL.
 //
 // Absolute figures differ from machine to machine, and the ratios much less. CPU seconds and peak
 // memory are of the process that holds flo and the embedded JetStream server.
@@ -48,16 +50,20 @@ type bench struct {
 	profile                        string
 	servers
 	groups  int // that have copied so far
+	changes int // how many each measurement is of
+	last    int // the id of the row that the backlog ends with
 	results []*result
 }
 
 // result is what was measured of one thing.
 type result struct {
-	name  string
-	walls []time.Duration
-	cpus  []time.Duration
-	peak  int64 // bytes, the most of all runs; 0: unknown or not ours
-	ours  bool
+	name    string
+	changes int
+	base    bool // the ones behind it are compared with it
+	walls   []time.Duration
+	cpus    []time.Duration
+	peak    int64 // bytes, the most of all runs; 0: unknown or not ours
+	ours    bool
 }
 
 func (b *bench) run(ctx context.Context) (err error) {
@@ -85,6 +91,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 
 // once measures everything once.
 func (b *bench) once(ctx context.Context, run int) error {
+	b.changes, b.last = b.rows, b.rows
 	for _, m := range []struct {
 		name    string
 		ours    bool
@@ -103,12 +110,23 @@ func (b *bench) once(ctx context.Context, run int) error {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}
 	}
-	return b.streams(ctx, run)
+	if err := b.streams(ctx, run); err != nil {
+		return err
+	}
+	for _, c := range b.churns() {
+		if err := b.churn(ctx, run, c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // streams makes the slots, then a backlog, and lets each reader have it.
 func (b *bench) streams(ctx context.Context, run int) error {
-	readers, err := b.readers(ctx, run)
+	if err := execute(ctx, b.from, "TRUNCATE changes"); err != nil {
+		return err
+	}
+	readers, err := b.readers(ctx, "stream", run)
 	if err != nil {
 		return err
 	}
@@ -139,7 +157,7 @@ func (b *bench) measure(ctx context.Context, name string, ours bool, f func(cont
 	i := slices.IndexFunc(b.results, func(r *result) bool { return r.name == name })
 	if i < 0 {
 		i = len(b.results)
-		b.results = append(b.results, &result{name: name, ours: ours})
+		b.results = append(b.results, &result{name: name, ours: ours, changes: b.changes, base: i == 0 || i == copies || i > copies && !ours})
 	}
 	r := b.results[i]
 	runtime.GC()
@@ -162,9 +180,9 @@ func (b *bench) print(ctx context.Context) {
 	fmt.Println("| what | wall | rows/s | beside the first | CPU of flo and JetStream | peak memory |")
 	fmt.Println("|---|---|---|---|---|---|")
 	var base time.Duration
-	for i, r := range b.results {
+	for _, r := range b.results {
 		wall := median(r.walls)
-		if i == 0 || i == copies {
+		if r.base {
 			base = wall
 		}
 		cpu, peak := "", ""
@@ -175,7 +193,7 @@ func (b *bench) print(ctx context.Context) {
 			}
 		}
 		fmt.Printf("| %s | %.2f s | %.0f | %.2f × the time | %s | %s |\n",
-			r.name, wall.Seconds(), float64(b.rows)/wall.Seconds(), wall.Seconds()/base.Seconds(), cpu, peak)
+			r.name, wall.Seconds(), float64(r.changes)/wall.Seconds(), wall.Seconds()/base.Seconds(), cpu, peak)
 	}
 }
 

@@ -86,7 +86,7 @@ func keywords(address string) string {
 func (b *bench) arrived(ctx context.Context) error {
 	for {
 		var there bool
-		if err := b.to.QueryRow(ctx, "SELECT EXISTS (SELECT FROM changes WHERE id = $1)", b.rows).Scan(&there); err != nil || there {
+		if err := b.to.QueryRow(ctx, "SELECT EXISTS (SELECT FROM changes WHERE id = $1)", b.last).Scan(&there); err != nil || there {
 			return err
 		}
 		if err := pause(ctx); err != nil {

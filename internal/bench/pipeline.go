@@ -29,19 +29,19 @@ func (b *bench) floCopy(ctx context.Context) error {
 }
 
 // readers makes a slot for each way of streaming.
-func (b *bench) readers(ctx context.Context, run int) ([]reader, error) {
-	if err := execute(ctx, b.from, "TRUNCATE changes"); err != nil {
-		return nil, err
-	}
+func (b *bench) readers(ctx context.Context, what string, run int) ([]reader, error) {
 	native, err := b.subscription(ctx)
 	if err != nil {
 		return nil, err
 	}
-	applied, err := b.floReader(ctx, fmt.Sprintf("stream_%d", run), func() (sink.Sink, error) { return postgres.New(b.targetURL) })
+	applied, err := b.floReader(ctx, fmt.Sprintf("%s_%d", what, run), func() (sink.Sink, error) { return postgres.New(b.targetURL) })
 	if err != nil {
 		return nil, err
 	}
 	applied.name, applied.writes = "flo, backlog into PostgreSQL", true
+	if what != "stream" {
+		return []reader{native, applied}, nil
+	}
 	discarded, err := b.floReader(ctx, fmt.Sprintf("discard_%d", run), func() (sink.Sink, error) {
 		return sink.Func(func(context.Context, *sink.Batch) error { return nil }), nil
 	})

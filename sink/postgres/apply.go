@@ -138,12 +138,15 @@ func (s *Sink) verify(q *pipeline, st *sink.Start) error {
 
 // rowMissing is called for an UPDATE or DELETE that met no row.
 func (s *Sink) rowMissing(int) error {
-	if s.config.replica && !s.config.missingOK {
+	if s.refusesMissing() {
 		return ErrRowMissing
 	}
 	s.tx.missing++
 	return nil
 }
+
+// refusesMissing reports whether an UPDATE or DELETE has to meet a row.
+func (s *Sink) refusesMissing() bool { return s.config.replica && !s.config.missingOK }
 
 // explain names the table and the change, and says whether trying again is worth it.
 func (s *Sink) explain(err error, b *sink.Batch) error {
@@ -173,10 +176,10 @@ type rowApplier struct {
 	params  [][]byte
 }
 
-// apply sends the changes from one index to another, those left out that have been copied.
-func (a *rowApplier) apply(w *writing, changes []*decode.Change, from, to int, copied []bool) error {
+// apply sends the changes from one index to another, those left out that have been taken.
+func (a *rowApplier) apply(w *writing, changes []*decode.Change, from, to int, taken []bool) error {
 	for i := from; i < to; i++ {
-		if copied != nil && copied[i] || changes[i].Op == decode.OpMessage {
+		if taken != nil && taken[i] || changes[i].Op == decode.OpMessage {
 			continue
 		}
 		if err := a.change(w.pipe(), i, changes[i]); err != nil {
@@ -209,14 +212,8 @@ func (a *rowApplier) change(q *pipeline, i int, ch *decode.Change) error {
 	if err != nil {
 		return err
 	}
-	if victim := a.session.programs.use(p); victim != nil {
-		for _, st := range victim.steps {
-			if st.prepared {
-				if err := q.deallocate(st.name); err != nil {
-					return err
-				}
-			}
-		}
+	if err := a.session.use(q, p); err != nil {
+		return err
 	}
 	for _, st := range p.steps {
 		if !st.prepared {
@@ -230,6 +227,22 @@ func (a *rowApplier) change(q *pipeline, i int, ch *decode.Change) error {
 		}
 		if err := q.execute(i, st, a.params); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// use notes that a program is used, and lets the server forget the one that has to go for it.
+func (c *session) use(q *pipeline, p *program) error {
+	victim := c.programs.use(p)
+	if victim == nil {
+		return nil
+	}
+	for _, st := range victim.steps {
+		if st.prepared {
+			if err := q.deallocate(st.name); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

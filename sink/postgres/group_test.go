@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -181,11 +182,11 @@ type outcome struct {
 }
 
 // outcome writes a batch in the pieces that cuts say. A transaction that the sink asks for again comes again.
-func (r *rig) outcome(changes []*decode.Change, cuts []int) outcome {
+func (r *rig) outcome(changes []*decode.Change, cuts []int, tables []string) outcome {
 	r.t.Helper()
 	out := outcome{index: -1, tables: make(map[string][][]string)}
 	ordinals(changes)
-	r.sink.main.planner.least = leastCopied
+	r.nearby()
 	err := r.pieces(changes, cuts)
 	if err != nil {
 		r.open()
@@ -204,10 +205,21 @@ func (r *rig) outcome(changes []*decode.Change, cuts []int) outcome {
 		out.err, out.code = err.Error(), pgsession.SQLState(err)
 	}
 	out.stats = r.sink.Stats()
-	for _, name := range differentialTables {
-		out.tables[name] = r.db.Query(r.t, "SELECT * FROM "+name+" ORDER BY "+name+"::text")
+	for _, name := range tables {
+		out.tables[name] = r.db.Query(r.t, "SELECT t::text FROM "+name+" AS t ORDER BY 1")
 	}
 	return out
+}
+
+// difference leaves out what is equal.
+func (o outcome) difference(want outcome) string {
+	for name := range want.tables {
+		if reflect.DeepEqual(o.tables[name], want.tables[name]) {
+			delete(o.tables, name)
+			delete(want.tables, name)
+		}
+	}
+	return fmt.Sprintf("\n got %+v\nwant %+v", o, want)
 }
 
 func (r *rig) pieces(changes []*decode.Change, cuts []int) error {
@@ -221,8 +233,25 @@ func (r *rig) pieces(changes []*decode.Change, cuts []int) error {
 	return r.sink.Write(testContext(r.t), &sink.Batch{Changes: changes[from:], Checkpoint: r.checkpoint(), Epoch: r.st.Epoch})
 }
 
-// What COPY and savepoints do is what statements one by one do: the same rows, the same refusals of the
-// same changes, the same counts.
+// repair puts good values in the place of bad ones. Where the same batch overwrites all of those, that
+// makes no difference to its end.
+func repair(changes []*decode.Change) {
+	for _, ch := range changes {
+		if ch.Relation == nil || ch.New == nil {
+			continue
+		}
+		switch v := ch.Relation.Name; {
+		case v == "keyed" && (ch.New[2].String() == "-1" || ch.New[2].String() == "bad"):
+			ch.New[2] = decode.TextValue(anyType, []byte("0"))
+		case v == "narrow" && ch.New[1].String() == "too long":
+			ch.New[1] = decode.TextValue(anyType, []byte("ok"))
+		}
+	}
+}
+
+// What COPY, sets and savepoints do is what statements one by one do: the same rows, the same refusals of
+// the same changes, the same counts. Only a value that the same batch overwrites may be refused by those
+// and never be seen by sets.
 func TestGroupsDoWhatSingleChangesDo(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	for _, missingOK := range []bool{true, false} {
@@ -235,7 +264,7 @@ func TestGroupsDoWhatSingleChangesDo(t *testing.T) {
 			sets, single := newRig(t, differentialDDL, opts...), newRig(t, differentialDDL, opts...)
 			single.sink.config.rowByRow = true
 			work := newWorkload(seed, !missingOK)
-			refused := 0
+			refused, overwritten := 0, 0
 			const batches = 50
 			for n := range batches {
 				changes := work.changes()
@@ -248,22 +277,25 @@ func TestGroupsDoWhatSingleChangesDo(t *testing.T) {
 					sets.db.Exec(t, stale)
 					single.db.Exec(t, stale)
 				}
-				got, want := sets.outcome(changes, cuts), single.outcome(changes, cuts)
+				got, want := sets.outcome(changes, cuts, differentialTables), single.outcome(changes, cuts, differentialTables)
+				if got.err == "" && slices.Contains([]string{"23514", "22P02", "22001"}, want.code) {
+					overwritten++
+					repair(changes)
+					want = single.outcome(changes, cuts, differentialTables)
+				}
+				if got.err == "" && want.code == "23505" {
+					keyed := []*lifeTable{{name: "keyed", unique: "CONSTRAINT keyed_u_key UNIQUE (u)"}}
+					want = single.constraintsLast(keyed, func() outcome { return single.outcome(changes, cuts, differentialTables) })
+				}
 				if !reflect.DeepEqual(got, want) {
-					for name := range want.tables {
-						if reflect.DeepEqual(got.tables[name], want.tables[name]) {
-							delete(got.tables, name)
-							delete(want.tables, name)
-						}
-					}
-					t.Fatalf("batch %d of %d changes, cut at %v\n got %+v\nwant %+v", n, len(changes), cuts, got, want)
+					t.Fatalf("batch %d of %d changes, cut at %v%s", n, len(changes), cuts, got.difference(want))
 				}
 				if want.err != "" {
 					refused++
 				}
 			}
 			runs, undone := sets.sink.stats.runs.Load(), sets.sink.stats.undone.Load()
-			t.Logf("%d runs by COPY, %d groups undone, %d of %d batches refused", runs, undone, refused, batches)
+			t.Logf("%d runs by COPY, %d sets, %d groups undone, %d of %d batches refused, %d had bad values that were overwritten", runs, sets.sink.stats.sets.Load(), undone, refused, batches, overwritten)
 			if runs == 0 || single.sink.stats.runs.Load() != 0 {
 				t.Fatal("nothing was compared")
 			}

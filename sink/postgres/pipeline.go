@@ -7,13 +7,17 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// A window is what is sent before the answers to the window in front of it are read. Two are under way
-// at most, so what the server has to say always fits while pgconn writes, and the client encodes one
-// while the server works at the other.
+// What is sent goes to the server every windowBytes, which then works at it while the client encodes more.
+// A window is windowRequests of them: the answers to one are read when the next has been sent. Two are
+// under way at most, so what the server has to say, which is little for each, always fits while pgconn
+// writes.
 const (
 	windowBytes    = 128 << 10
 	windowRequests = 512
 )
+
+// binaryFormat is the format of all of a statement's parameters.
+var binaryFormat = []int16{1}
 
 // request says what the next answer of the server is about.
 type request struct {
@@ -23,6 +27,8 @@ type request struct {
 	counted bool // no row met is a missing row
 	rows    func(values [][]byte) error
 	one     bool // no row met means that the checkpoint is gone
+	set     *setRun
+	met     func(n int64) error // is told how many rows a set's statement met
 }
 
 // requestError is what went wrong, and with which change.
@@ -90,6 +96,20 @@ func (q *pipeline) execute(change int, st *step, params [][]byte) error {
 	return q.sent(request{change: change, step: st, counted: st.counted}, size(params))
 }
 
+// prepareSet is prepare for a set.
+func (q *pipeline) prepareSet(r *setRun, st *step) error {
+	st.name, st.prepared, st.ready = q.name(), true, false
+	q.p.SendPrepare(st.name, st.sql, st.oids)
+	return q.sent(request{change: r.change, step: st, prepare: true, set: r}, len(st.sql))
+}
+
+// executeSet sends a set's arrays.
+func (q *pipeline) executeSet(r *setRun, st *step, params [][]byte, met func(n int64) error) error {
+	q.describe.Name = st.name
+	q.p.SendQueryStatement(&q.describe, params, binaryFormat, nil)
+	return q.sent(request{change: r.change, step: st, set: r, met: met}, size(params))
+}
+
 // deallocate forgets a prepared statement.
 func (q *pipeline) deallocate(name string) error {
 	q.p.SendDeallocate(name)
@@ -107,15 +127,20 @@ func size(params [][]byte) int {
 func (q *pipeline) sent(r request, bytes int) error {
 	q.queue = append(q.queue, r)
 	q.bytes += bytes
-	if q.bytes < windowBytes && len(q.queue)-q.mark < windowRequests {
+	full := len(q.queue)-q.mark >= windowRequests
+	if q.bytes < windowBytes && !full {
 		return nil
 	}
 	q.p.SendFlushRequest()
 	if err := q.p.Flush(); err != nil {
 		return &requestError{-1, err}
 	}
+	q.bytes = 0
+	if !full {
+		return nil
+	}
 	before := q.mark
-	q.mark, q.bytes = len(q.queue), 0
+	q.mark = len(q.queue)
 	if err := q.read(before); err != nil {
 		return err
 	}
@@ -133,6 +158,9 @@ func (q *pipeline) read(end int) error {
 		r := &q.queue[q.head]
 		q.head++
 		if err := q.answer(r); err != nil {
+			if r.set != nil {
+				err = &setError{r.set.binding, err}
+			}
 			return &requestError{r.change, err}
 		}
 	}
@@ -164,6 +192,9 @@ func (q *pipeline) answer(r *request) error {
 		}
 		if r.one && tag.RowsAffected() == 0 {
 			return fmt.Errorf("the checkpoint's row is gone: %w", ErrCheckpointMoved)
+		}
+		if r.met != nil {
+			return r.met(tag.RowsAffected())
 		}
 		if r.counted && tag.RowsAffected() == 0 {
 			return q.missing(r.change)

@@ -274,16 +274,26 @@ func (c *compiler) insert() error {
 		c.write("SELECT ", c.list(cols), " WHERE NOT EXISTS (SELECT FROM u)")
 	default:
 		c.values(cols)
-		c.write(" ON CONFLICT (", c.names(b.keyCols), ") DO ")
-		for n, i := range set {
-			c.write(pick(n == 0, "UPDATE SET ", ", "), b.columns[i].quoted, " = EXCLUDED.", b.columns[i].quoted)
-		}
-		if len(set) == 0 {
-			c.write("NOTHING")
-		}
+		c.onConflict(cols)
 	}
 	c.end(false)
 	return nil
+}
+
+// onConflict overwrites the row that an INSERT meets.
+func (c *compiler) onConflict(cols []int) {
+	b := c.binding
+	c.write(" ON CONFLICT (", c.names(b.keyCols), ") DO ")
+	before := "UPDATE SET "
+	for _, i := range cols {
+		if !slices.Contains(b.keyCols, i) {
+			c.write(before, b.columns[i].quoted, " = EXCLUDED.", b.columns[i].quoted)
+			before = ", "
+		}
+	}
+	if before != ", " {
+		c.write("NOTHING")
+	}
 }
 
 // into writes the head of an INSERT.

@@ -6,6 +6,10 @@
 // after Open. Identity columns, generated columns, deferrable keys, whole-row replica identities and
 // unchanged TOAST values are taken care of; what cannot be applied is refused with the change's index.
 //
+// Of a batch with many changes, those of a table are reduced to one a key and applied by sets or COPY,
+// where nothing depends on their order; what the server refuses then is undone and applied one by one, in
+// order. A value that the same batch overwrites may so never be seen by the destination's constraints.
+//
 // The sink keeps its own tables in schema "flo" of the destination: checkpoints, backends (the sessions
 // that write, so that a successor can end those of a half-dead predecessor), copies and copy_chunks.
 // Sessions have to be the sink's own: a pooler in between must pool whole sessions, not transactions (ErrPooler).
@@ -68,6 +72,7 @@ type transaction struct {
 	changes  uint64
 	missing  uint64
 
+	custom    bool // statements are planned for their parameters
 	savepoint bool // one stands in front of the last group
 }
 
@@ -83,7 +88,7 @@ type Stats struct {
 
 type counters struct {
 	transactions, changes, missing, chunks, skipped, copied atomic.Uint64
-	runs, undone                                            atomic.Uint64 // of inserts by COPY; of groups
+	runs, sets, undone                                      atomic.Uint64 // of inserts by COPY; of rows; of groups
 }
 
 // New makes a Sink for the database at url (a URL or a keyword/value string, as libpq takes it, and the

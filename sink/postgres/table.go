@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -30,6 +31,8 @@ type table struct {
 	// security, which COPY refuses; and no deferrable key, which is followed by the transaction that wrote a
 	// row (see finding.fifo), and that must not be a subtransaction.
 	calm bool
+	// uniques counts the indexes and constraints that keep rows apart.
+	uniques int
 }
 
 type column struct {
@@ -39,6 +42,12 @@ type column struct {
 	typ       uint32
 	generated bool
 	always    bool // GENERATED ALWAYS AS IDENTITY
+
+	typeName string // for casts, without a modifier
+	modifier int32  // pg_attribute.atttypmod, -1 if none
+	enum     bool
+	exact    bool // its collation takes no two texts for equal
+	castable bool // a cast from text does what the type's input function does
 }
 
 // index is a valid btree index.
@@ -63,10 +72,13 @@ type binding struct {
 	primIdx *index
 	always  []int // relation columns that are GENERATED ALWAYS identities
 
+	// Of application by sets: all values can be cast; and rows are found by keys that their texts tell apart.
+	castable, reducible bool
+	keyForms            []keyForm
+
 	programs map[string]*program
 
-	resume  uint64 // the planner's batch from which on COPY is tried again
-	setback uint64 // batches it was left alone for, the last time
+	copies, sets pause // of COPY, and of sets
 }
 
 // bindings keeps what a session has looked up.
@@ -142,7 +154,26 @@ func bindTable(rel *decode.Relation, t *table) (*binding, error) {
 	for i := range t.indexes {
 		b.consider(&t.indexes[i])
 	}
+	b.judgeSets()
 	return b, nil
+}
+
+// judgeSets sees whether changes can go by sets. Identities that are always generated may only be part of
+// the key, since no UPDATE can set them.
+func (b *binding) judgeSets() {
+	b.castable = true
+	for _, c := range b.columns {
+		b.castable = b.castable && (c.castable || c.generated)
+	}
+	b.reducible = b.castable && b.rel.HasKey() && b.key != nil && !b.key.deferrable
+	for _, i := range b.keyCols {
+		form := keyFormOf(b.columns[i])
+		b.keyForms = append(b.keyForms, form)
+		b.reducible = b.reducible && form != noForm && !b.columns[i].generated
+	}
+	for _, i := range b.always {
+		b.reducible = b.reducible && slices.Contains(b.keyCols, i)
+	}
 }
 
 // consider sees what an index is good for.
@@ -183,6 +214,7 @@ func (b *binding) consider(x *index) {
 func lookUp(ctx context.Context, pg *pgconn.PgConn, name decode.Name, replica bool) (*table, error) {
 	// Of triggers, the others are those that refuseTriggers refuses, or that rest under the replica role.
 	rows, err := query(ctx, pg, `SELECT c.oid, c.relkind, coalesce(pg_partition_root(c.oid), c.oid::regclass)::oid,
+			(SELECT count(*) FROM pg_index WHERE indrelid = c.oid AND (indisunique OR indisexclusion)),
 			NOT (c.relhasrules OR c.relrowsecurity OR EXISTS (SELECT FROM pg_trigger WHERE tgenabled IN ('A', 'R') AND tgrelid IN
 				(SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid::regclass))))
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -195,7 +227,10 @@ func lookUp(ctx context.Context, pg *pgconn.PgConn, name decode.Name, replica bo
 	}
 	t := &table{
 		name: name, oid: string(rows[0][0]), sql: pgx.Identifier{name.Schema, name.Name}.Sanitize(),
-		family: string(rows[0][2]), calm: string(rows[0][3]) == "t",
+		family: string(rows[0][2]), calm: string(rows[0][4]) == "t",
+	}
+	if t.uniques, err = strconv.Atoi(string(rows[0][3])); err != nil {
+		return nil, tableError(name, err, "counting its indexes")
 	}
 	switch string(rows[0][1]) {
 	case "r":
@@ -218,7 +253,19 @@ func lookUp(ctx context.Context, pg *pgconn.PgConn, name decode.Name, replica bo
 }
 
 func (t *table) readColumns(ctx context.Context, pg *pgconn.PgConn) error {
-	rows, err := query(ctx, pg, `SELECT attname, attnum, atttypid, attgenerated <> '', attidentity = 'a' FROM pg_attribute
+	// A cast from text goes by the type's input function, unless pg_cast has another way. Of a domain, it
+	// would cut a value down to the base type's modifier where the input function refuses it.
+	// https://www.postgresql.org/docs/current/sql-createcast.html
+	rows, err := query(ctx, pg, `SELECT attname, attnum, atttypid, attgenerated <> '', attidentity = 'a',
+			format_type(atttypid, -1), atttypmod, t.typtype = 'e', coalesce(l.collisdeterministic, true),
+			(t.typtype <> 'd' OR t.typtypmod < 0 AND b.typtype <> 'd') AND NOT EXISTS (SELECT FROM pg_cast
+				WHERE castsource = 'text'::regtype AND casttarget = b.oid
+				AND (castmethod = 'f' OR castmethod = 'b' AND p.prosrc NOT IN ('textin', 'varcharin', 'bpcharin')))
+		FROM pg_attribute
+		JOIN pg_type t ON t.oid = atttypid
+		JOIN pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
+		JOIN pg_proc p ON p.oid = b.typinput
+		LEFT JOIN pg_collation l ON l.oid = attcollation
 		WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum`, t.oid)
 	if err != nil {
 		return err
@@ -226,12 +273,14 @@ func (t *table) readColumns(ctx context.Context, pg *pgconn.PgConn) error {
 	for _, r := range rows {
 		number, err1 := strconv.Atoi(string(r[1]))
 		typ, err2 := strconv.ParseUint(string(r[2]), 10, 32)
-		if err1 != nil || err2 != nil {
-			return fmt.Errorf("sink/postgres: column %q: attnum %q, type %q are not numbers", r[0], r[1], r[2])
+		modifier, err3 := strconv.ParseInt(string(r[6]), 10, 32)
+		if err := errors.Join(err1, err2, err3); err != nil {
+			return fmt.Errorf("sink/postgres: column %q: attnum %q, type %q, modifier %q: %w", r[0], r[1], r[2], r[6], err)
 		}
 		t.columns = append(t.columns, column{
 			name: string(r[0]), quoted: pgx.Identifier{string(r[0])}.Sanitize(), number: number, typ: uint32(typ),
 			generated: string(r[3]) == "t", always: string(r[4]) == "t",
+			typeName: string(r[5]), modifier: int32(modifier), enum: string(r[7]) == "t", exact: string(r[8]) == "t", castable: string(r[9]) == "t",
 		})
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync"
 
 	"github.com/pgflo/flo/decode"
@@ -17,12 +18,16 @@ type writing struct {
 	batch  *sink.Batch
 	groups []group
 	rows   rowApplier
+	sets   setApplier
 	q      *pipeline // nil while there is none: COPY needs the connection for itself
 
 	// tried is the group that the savepoint stands in front of, -1 if none of this batch, and missing
-	// what had been counted then.
+	// and custom what the transaction had of them then.
 	tried   int
 	missing uint64
+	custom  bool
+
+	busy bool // changes are in the pipeline
 }
 
 // The savepoint in front of a group. It is released only when all answers about the group have been read,
@@ -36,12 +41,12 @@ const (
 )
 
 func newWriting(ctx context.Context, s *Sink, b *sink.Batch) *writing {
-	w := &writing{ctx: ctx, sink: s, batch: b, tried: -1, rows: rowApplier{session: s.main, heal: s.heal}}
+	w := &writing{ctx: ctx, sink: s, batch: b, tried: -1, rows: rowApplier{session: s.main, heal: s.heal}, sets: setApplier{session: s.main}}
 	if !s.config.rowByRow {
 		w.groups = s.main.planner.plan(&s.main.bindings, b.Changes)
 	}
 	if w.groups == nil {
-		w.groups = []group{{to: len(b.Changes)}}
+		w.groups = []group{{to: len(b.Changes), left: len(b.Changes)}}
 	}
 	return w
 }
@@ -58,7 +63,7 @@ func (w *writing) pipe() *pipeline {
 func (w *writing) drop() {
 	if w.q != nil {
 		w.q.abandon()
-		w.q = nil
+		w.q, w.busy = nil, false
 	}
 	w.sink.main.settle()
 }
@@ -71,7 +76,7 @@ func (w *writing) finish() error {
 	if err := w.q.finish(); err != nil {
 		return err
 	}
-	w.q = nil
+	w.q, w.busy = nil, false
 	return nil
 }
 
@@ -125,31 +130,104 @@ func (w *writing) store() error {
 }
 
 func (w *writing) group(at int) error {
-	g, tx, changes := &w.groups[at], &w.sink.tx, w.batch.Changes
-	if g.copies == nil {
+	g, tx := &w.groups[at], &w.sink.tx
+	if !g.trial() {
 		if tx.savepoint && g.from < g.to {
 			if err := w.release(); err != nil {
 				return err
 			}
 		}
-		return w.rows.apply(w, changes, g.from, g.to, nil)
+		return w.single(g, nil)
 	}
-	if err := w.finish(); err != nil {
-		return err
-	}
-	before := setSavepoint + "; "
-	if tx.savepoint {
-		before = releaseSavepoint + "; " + before
-	}
-	tx.savepoint = true
-	w.tried, w.missing = at, tx.missing
-	for _, run := range g.copies {
-		if err := w.copyIn(before, run); err != nil {
+	// Of what stands in front of the savepoint all answers are read before: it is not undone, and counted.
+	if w.busy || g.copies != nil {
+		if err := w.finish(); err != nil {
 			return err
 		}
-		before = ""
 	}
-	return w.rows.apply(w, changes, g.from, g.to, w.sink.main.planner.copied)
+	w.busy = true
+	w.tried, w.missing, w.custom = at, tx.missing, tx.custom
+	before := []string{setSavepoint}
+	if tx.savepoint {
+		before = []string{releaseSavepoint, setSavepoint}
+	}
+	tx.savepoint = true
+	if g.copies == nil {
+		for _, sql := range before {
+			if err := w.pipe().run(-1, sql); err != nil {
+				return err
+			}
+		}
+	}
+	for n, run := range g.copies {
+		if err := w.copyIn(pick(n == 0, strings.Join(before, "; ")+"; ", ""), run); err != nil {
+			return err
+		}
+	}
+	for _, run := range g.sets {
+		if err := w.set(run); err != nil {
+			return err
+		}
+	}
+	if g.left == 0 {
+		return nil
+	}
+	return w.single(g, w.sink.main.planner.taken)
+}
+
+// single applies a group's changes one by one, those left out that have been taken.
+func (w *writing) single(g *group, taken []bool) error {
+	w.busy = true
+	if err := w.plan(false); err != nil {
+		return err
+	}
+	return w.rows.apply(w, w.batch.Changes, g.from, g.to, taken)
+}
+
+// Sets are planned each time, for the number of rows at hand and the table as it is by now: a plan made
+// while the table was small may read all of it, for each row of the set. Single changes have one plan.
+// https://www.postgresql.org/docs/current/runtime-config-query.html#GUC-PLAN-CACHE-MODE
+const (
+	planEach = "SET LOCAL plan_cache_mode = force_custom_plan"
+	planOnce = "SET LOCAL plan_cache_mode TO DEFAULT"
+)
+
+// plan says how the statements that follow are planned.
+func (w *writing) plan(custom bool) error {
+	if w.sink.tx.custom == custom {
+		return nil
+	}
+	w.sink.tx.custom = custom
+	return w.pipe().run(-1, pick(custom, planEach, planOnce))
+}
+
+// set sends a set.
+func (w *writing) set(run *setRun) error {
+	if err := w.plan(true); err != nil {
+		return err
+	}
+	w.sink.stats.sets.Add(1)
+	err := w.sets.apply(w.pipe(), run, func(want, got int64) error { return w.met(run, want, got) })
+	var req *requestError
+	if err != nil && !errors.As(err, &req) {
+		return &requestError{run.change, err}
+	}
+	return err
+}
+
+// errRowsUnmet is a set that has not met each of its rows.
+const errRowsUnmet = refusal("a set has not met all of its rows")
+
+// met compares what a set was for with what it met. A row that was not met is a missing row if one change
+// was about it; of several, it may be another of them that would have met it.
+func (w *writing) met(run *setRun, want, got int64) error {
+	if run.counted() && got != want {
+		if !run.single || got > want || w.sink.refusesMissing() {
+			return errRowsUnmet
+		}
+		w.sink.tx.missing += uint64(want - got)
+	}
+	return nil
 }
 
 // release makes what was applied under the savepoint part of the transaction itself.
@@ -163,17 +241,15 @@ func (w *writing) release() error {
 
 // copyIn sends a run's rows, with statements before them.
 func (w *writing) copyIn(before string, run *copyRun) error {
-	first := run.changes[0]
-	r := &copyReader{run: run, changes: w.batch.Changes, whole: len(run.columns) == len(run.binding.columns)}
+	r := &copyReader{run: run, whole: len(run.columns) == len(run.binding.columns)}
 	tag, err := w.sink.main.pg.CopyFrom(w.ctx, r, before+run.binding.copyInto(run.columns))
 	r.stop()
-	if err == nil && tag.RowsAffected() != int64(len(run.changes)) {
+	if err == nil && tag.RowsAffected() != int64(len(run.rows)) {
 		err = errRowsLeftOut
 	}
 	if err != nil {
-		return &requestError{first, &copyError{run.binding, err}}
+		return &requestError{run.change, &copyError{run.binding, err}}
 	}
-	run.binding.setback = 0
 	w.sink.stats.runs.Add(1)
 	return nil
 }
@@ -190,6 +266,15 @@ type copyError struct {
 func (e *copyError) Error() string { return e.err.Error() }
 func (e *copyError) Unwrap() error { return e.err }
 
+// setError is what went wrong with a set.
+type setError struct {
+	binding *binding
+	err     error
+}
+
+func (e *setError) Error() string { return e.err.Error() }
+func (e *setError) Unwrap() error { return e.err }
+
 // undoable gives the group that err is about, if it is to be undone and applied again change by change,
 // or -1. What may pass by itself is left to those who try the whole transaction again.
 func (w *writing) undoable(err error) int {
@@ -197,24 +282,29 @@ func (w *writing) undoable(err error) int {
 	if w.tried < 0 || !errors.As(err, &req) || w.sink.main.pg.IsClosed() || w.ctx.Err() != nil {
 		return -1
 	}
-	if g := &w.groups[w.tried]; req.change < g.from || req.change >= g.to || g.copies == nil {
+	if g := &w.groups[w.tried]; req.change < g.from || req.change >= g.to || !g.trial() {
 		return -1
 	}
 	if !lasting(err) && !staleCatalog(err) {
 		return -1
 	}
-	var failed *copyError
-	if errors.As(err, &failed) {
-		w.sink.main.planner.leaveAlone(failed.binding)
+	batch := w.sink.main.planner.batch
+	var copied *copyError
+	if errors.As(err, &copied) {
+		copied.binding.copies.begin(batch)
+	}
+	var set *setError
+	if errors.As(err, &set) {
+		set.binding.sets.begin(batch)
 	}
 	return w.tried
 }
 
 // undo takes back what was applied of a group, so that send does it change by change.
 func (w *writing) undo(at int) error {
-	w.sink.tx.missing = w.missing
+	w.sink.tx.missing, w.sink.tx.custom = w.missing, w.custom
 	w.sink.stats.undone.Add(1)
-	w.groups[at].copies = nil
+	w.groups[at].copies, w.groups[at].sets = nil, nil
 	if err := w.pipe().run(-1, undoGroup); err != nil {
 		return err
 	}
@@ -223,9 +313,8 @@ func (w *writing) undo(at int) error {
 
 // copyReader gives a run's rows in COPY's text format, encoded while they are sent.
 type copyReader struct {
-	run     *copyRun
-	changes []*decode.Change
-	whole   bool // all columns are written
+	run   *copyRun
+	whole bool // all columns are written
 
 	mu      sync.Mutex // pgconn may leave its reading goroutine behind when the connection breaks
 	stopped bool
@@ -242,7 +331,7 @@ func (r *copyReader) Read(p []byte) (int, error) {
 	n := 0
 	for n < len(p) {
 		if len(r.rest) == 0 {
-			if r.stopped || r.next == len(r.run.changes) {
+			if r.stopped || r.next == len(r.run.rows) {
 				break
 			}
 			if err := r.encode(); err != nil {
@@ -260,7 +349,7 @@ func (r *copyReader) Read(p []byte) (int, error) {
 
 // encode makes the next row's bytes.
 func (r *copyReader) encode() error {
-	row := r.changes[r.run.changes[r.next]].New
+	row := r.run.rows[r.next]
 	r.next++
 	if !r.whole {
 		r.row = r.row[:0]

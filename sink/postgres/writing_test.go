@@ -3,6 +3,7 @@ package postgres
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -126,7 +127,7 @@ func TestGroupsInABigTransaction(t *testing.T) {
 // A table with a rule or a trigger that fires, and one with row security, take their changes one by one
 // and in the order of all changes.
 func TestWhatActsKeepsOrder(t *testing.T) {
-	p := &planner{least: 2}
+	p := &planner{least: 2, reduced: 2}
 	known := bindings{m: map[*decode.Relation]*binding{}}
 	table := func(name string, calm bool) *decode.Relation {
 		r := rel(name, "*k", "v")
@@ -176,8 +177,8 @@ func TestWhatActsKeepsOrder(t *testing.T) {
 			text := c.changes[g.from:g.to] + ":"
 			for n, run := range g.copies {
 				text += pick(n == 0, "", ",")
-				for _, i := range run.changes {
-					text += " " + numberText(i)
+				for _, row := range run.rows {
+					text += " " + numberText(slices.IndexFunc(changes, func(c *decode.Change) bool { return len(c.New) > 0 && &c.New[0] == &row[0] }))
 				}
 			}
 			got = append(got, text)
