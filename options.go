@@ -497,7 +497,7 @@ func (c *config) validateReplicator() {
 		c.bad("WithSource: the source database is missing")
 	}
 	if c.slot == "" {
-		c.slot = "flo_" + c.group
+		c.slot = defaultSlot(c.group)
 	}
 	if !slotName.MatchString(c.slot) {
 		c.bad("WithSlot(%q): want one to 63 of lower-case letters, digits and underscores", c.slot)
@@ -602,3 +602,5 @@ func (c *config) validateWorkers() {
 		}
 	}
 }
+
+func defaultSlot(group string) string { return "flo_" + group }

@@ -167,7 +167,7 @@ func (r *Replicator) replicate(t *tenure, link *link, store state.Store) error {
 	if sys.Version < minSourceVersion {
 		return fmt.Errorf("%w: it is PostgreSQL %d, flo needs 13 or later", ErrSourceSettings, sys.Version/10000)
 	}
-	stream, created, err := bus.Create(ctx, r.cfg.bus(link), sys.ID, sys.Database)
+	stream, _, err := bus.Create(ctx, r.cfg.bus(link), sys.ID, sys.Database)
 	if err != nil {
 		return err
 	}
@@ -180,7 +180,7 @@ func (r *Replicator) replicate(t *tenure, link *link, store state.Store) error {
 	if err := s.readTail(ctx); err != nil {
 		return err
 	}
-	fresh, err := s.decide(ctx, created)
+	fresh, err := s.decide(ctx)
 	if err != nil {
 		return err
 	}
@@ -299,10 +299,17 @@ func (r *Replicator) Drop(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := r.dropSource(ctx); err != nil {
+	stream, err := bus.Open(ctx, r.cfg.bus(link))
+	if err != nil && !errors.Is(err, bus.ErrNoStream) {
 		return err
 	}
-	stream, err := bus.Open(ctx, r.cfg.bus(link))
+	mine, merr := r.slotIsOurs(ctx, stream, store)
+	if merr != nil {
+		return merr
+	}
+	if derr := r.dropSource(ctx, mine); derr != nil {
+		return derr
+	}
 	if err == nil {
 		err = stream.Delete(ctx)
 	}
@@ -318,10 +325,36 @@ func (r *Replicator) Drop(ctx context.Context) error {
 	return store.Drop(ctx)
 }
 
+// slotIsOurs reports whether the group has made the slot, or was about to: its stream or its record says so. Of a
+// group that has neither, nor a slot's name of its own choice, the slot bears the group's name.
+func (r *Replicator) slotIsOurs(ctx context.Context, stream *bus.Stream, store state.Store) (bool, error) {
+	if stream != nil {
+		switch _, err := stream.Tail(ctx); {
+		case err == nil:
+			return true, nil
+		case !errors.Is(err, bus.ErrEmpty):
+			return false, err
+		}
+	}
+	if store != nil {
+		switch rec, err := store.Replicator(ctx); {
+		case err == nil:
+			return rec.Slot == r.cfg.slot, nil
+		case !errors.Is(err, state.ErrNotFound):
+			return false, err
+		}
+	}
+	return r.cfg.slot == defaultSlot(r.cfg.group) && stream == nil, nil
+}
+
 // dropSource removes the slot, and then, if that could be done, the publications.
-func (r *Replicator) dropSource(ctx context.Context) error {
-	if err := r.source.DropSlot(ctx, r.cfg.slot); err != nil {
-		return err
+func (r *Replicator) dropSource(ctx context.Context, slotIsOurs bool) error {
+	if slotIsOurs {
+		if err := r.source.DropSlot(ctx, r.cfg.slot); err != nil {
+			return err
+		}
+	} else {
+		r.source.Logger.WarnContext(ctx, "a slot of this name, should there be one, stays: the group has never used it", slog.String("slot", r.cfg.slot))
 	}
 	return r.dropPublications(ctx)
 }

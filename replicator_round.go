@@ -155,6 +155,10 @@ func (s *replication) added(ctx context.Context, asked []source.Table) ([]uint32
 	if err != nil {
 		return nil, err
 	}
+	keyless, err := s.r.source.PublishedTables(ctx, s.conn, []string{name + source.KeylessSuffix})
+	if err != nil {
+		return nil, err
+	}
 	if len(published) == 0 && len(asked) > 0 {
 		return nil, fmt.Errorf("%w: publication %q holds none of the tables that are asked for: it was dropped or changed; call Drop and start over", ErrTables, name)
 	}
@@ -162,11 +166,16 @@ func (s *replication) added(ctx context.Context, asked []source.Table) ([]uint32
 	for _, t := range published {
 		have[t.OID] = true
 	}
+	for _, t := range keyless {
+		if t.HasIdentity { // it has one now: its updates and deletes were left out until today
+			delete(have, t.OID)
+		}
+	}
 	var added []uint32
 	for _, t := range asked {
 		if !have[t.OID] {
 			added = append(added, t.OID)
-			s.log.InfoContext(ctx, "a table joins the group: it is copied", slog.String("table", names.Qualified(t.Schema, t.Name)))
+			s.log.InfoContext(ctx, "a table is new to the group, or to its updates and deletes: it is copied", slog.String("table", names.Qualified(t.Schema, t.Name)))
 		}
 	}
 	return added, nil

@@ -129,7 +129,7 @@ func (s *replication) readTail(ctx context.Context) error {
 
 // decide tells whether an attempt has to begin (true) or the stream goes on, and refuses to go on
 // where changes would be missing.
-func (s *replication) decide(ctx context.Context, created bool) (bool, error) {
+func (s *replication) decide(ctx context.Context) (bool, error) {
 	mode := s.r.cfg.mode
 	if s.finished {
 		if mode == CopyOnly {
@@ -150,13 +150,9 @@ func (s *replication) decide(ctx context.Context, created bool) (bool, error) {
 		return false, fmt.Errorf("%w: slot %q is in use by process %d at the source", source.ErrSlotActive, s.r.cfg.slot, slot.ActivePID)
 	}
 	if s.tailSeq == 0 {
-		if !missing && !created {
-			return false, fmt.Errorf("%w: the slot %q exists and the stream holds nothing: the stream was deleted or emptied. "+
-				"Call Drop to start over", ErrStreamLost, s.r.cfg.slot)
-		}
 		if !missing {
-			return false, fmt.Errorf("%w: the slot %q exists at the source, but its stream does not: the stream was deleted, or another group's slot has this name. "+
-				"If it is this group's, call Drop to start over; if it may be another's, choose another group, or another slot by WithSlot", ErrStreamLost, s.r.cfg.slot)
+			return false, fmt.Errorf("%w: the slot %q exists at the source, and the stream holds nothing: the stream was deleted or emptied, or another application's slot has this name. "+
+				"If it is this group's, call Drop to start over, and should the slot stay, drop it by hand; if it is another's, choose another group, or another slot by WithSlot", ErrStreamLost, s.r.cfg.slot)
 		}
 		return true, nil
 	}

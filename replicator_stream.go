@@ -213,6 +213,9 @@ func (st *streaming) own(ctx, stop context.Context) error {
 // the slot: the copy begins again with another one.
 func (st *streaming) undecodable(ctx context.Context, err error) error {
 	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == undefinedObject {
+		return fmt.Errorf("%w: a publication of the group is gone: %w; call Drop and start over", ErrTables, err)
+	}
 	if !errors.As(err, &pg) || pg.Code != internalError {
 		return err
 	}
@@ -227,6 +230,9 @@ func (st *streaming) undecodable(ctx context.Context, err error) error {
 // internalError is PostgreSQL's SQLSTATE for what should not happen.
 // https://www.postgresql.org/docs/current/errcodes-appendix.html
 const internalError = "XX000"
+
+// undefinedObject is its SQLSTATE for a publication, among others, that is not there.
+const undefinedObject = "42704"
 
 // wait is how long to wait for the server: not at all if a batch could go right now.
 func (st *streaming) wait(inflight int) time.Duration {

@@ -162,6 +162,14 @@ func (s *replication) watchTables(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	published, err := s.r.source.PublishedTables(ctx, conn, s.published)
+	if err != nil {
+		return err
+	}
+	streams := make(map[uint32]bool, len(published))
+	for _, t := range published {
+		streams[t.OID] = true
+	}
 	had := make(map[uint32]bool, len(s.tables)) // to have an identity
 	named := make(map[string]bool, len(s.tables))
 	for _, t := range s.tables {
@@ -179,6 +187,10 @@ func (s *replication) watchTables(ctx context.Context) error {
 		if !ours {
 			s.warnOfNew(ctx, &t)
 			continue
+		}
+		if !streams[t.OID] {
+			s.log.WarnContext(ctx, "a table was taken out of the publication: it is put back and copied afresh", slog.String("table", names.Qualified(t.Schema, t.Name)))
+			return errRound
 		}
 		tables = append(tables, t)
 		lost = lost || identity && !t.HasIdentity

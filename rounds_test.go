@@ -242,3 +242,37 @@ func TestATableDroppedBeforeItsCopyDoesNotStopTheOthers(t *testing.T) {
 	})
 	p.equal(ctx, "first", "second")
 }
+
+func TestATableTakenOutOfThePublicationByHandComesBack(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable, keylessTable)
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'a')`)
+	p.start(ctx, flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.src.Exec(t, `ALTER PUBLICATION flo_shop DROP TABLE t`)
+	p.src.Exec(t, `INSERT INTO t VALUES (2, 'unseen')`)
+	eventually(t, ctx, "the table's fresh copy", func() bool { return p.attempts()["t"] == "2" })
+	p.src.Exec(t, `INSERT INTO t VALUES (3, 'c')`)
+	p.catchUp(ctx)
+	p.equal(ctx)
+}
+
+// A table without identity loses its updates and deletes; once it has one it is copied afresh.
+func TestATableThatGetsItsKeyLaterIsCopiedAfresh(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, `CREATE TABLE late (id int NOT NULL, v text)`)
+	p.src.Exec(t, `INSERT INTO late SELECT i, 'a' FROM generate_series(1, 10) i`)
+	p.start(ctx, flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.src.Exec(t, `UPDATE late SET v = 'unseen' WHERE id < 4; DELETE FROM late WHERE id = 9`)
+	p.catchUp(ctx)
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	p.dst.Exec(t, `ALTER TABLE late ADD PRIMARY KEY (id)`)
+	p.src.Exec(t, `ALTER TABLE late ADD PRIMARY KEY (id)`)
+	p.start(ctx, flo.WithSink(p.sink()))
+	p.src.Exec(t, `UPDATE late SET v = 'seen' WHERE id = 5; DELETE FROM late WHERE id = 6`)
+	p.catchUp(ctx)
+	p.equal(ctx)
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/pgflo/flo/rules"
 	"github.com/pgflo/flo/sink"
 	"github.com/pgflo/flo/sink/file"
+	"github.com/pgflo/flo/sink/postgres"
 	"github.com/pgflo/flo/sink/stdout"
 )
 
@@ -237,5 +238,36 @@ func TestARuleThatCannotBindStopsBeforeTheFirstRow(t *testing.T) {
 	}
 	if n := p.dst.QueryString(t, `SELECT count(*) FROM t`); n != "0" {
 		t.Errorf("%s rows were written", n)
+	}
+}
+
+// What the source checks at the end of a statement or a transaction, the destination must not check after each row.
+func TestConstraintsThatTheSourceChecksLater(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, `CREATE TABLE t (id int PRIMARY KEY, u int UNIQUE DEFERRABLE, d int UNIQUE DEFERRABLE INITIALLY DEFERRED, EXCLUDE USING btree (u WITH =) DEFERRABLE)`)
+	p.src.Exec(t, `INSERT INTO t SELECT i, i, i FROM generate_series(1, 100) i`)
+	p.start(ctx, flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.src.Exec(t, `UPDATE t SET u = 101 - u`)
+	p.src.Exec(t, `BEGIN; UPDATE t SET d = d + 1 WHERE id = 1; UPDATE t SET d = 1 WHERE id = 2; COMMIT`)
+	p.catchUp(ctx)
+	p.equal(ctx)
+}
+
+// The stream is purged on the sink's word, so that word must be durable whatever the destination's default is.
+func TestTheDestinationCommitsDurably(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, `CREATE TABLE t (id int PRIMARY KEY, v text)`)
+	p.dst.Exec(t, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$;
+		ALTER TABLE t ADD COLUMN how text;
+		CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.how := current_setting('synchronous_commit'); RETURN NEW; END $$;
+		CREATE TRIGGER note BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION note(); ALTER TABLE t ENABLE ALWAYS TRIGGER note`)
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'copied')`)
+	p.start(ctx, flo.WithSink(p.sink(postgres.WithReplicaRole())))
+	p.catchUp(ctx)
+	p.src.Exec(t, `INSERT INTO t VALUES (2, 'streamed')`)
+	p.catchUp(ctx)
+	if got := p.dst.QueryString(t, `SELECT string_agg(DISTINCT how, ',') FROM t`); got != "on" {
+		t.Errorf("rows were committed with synchronous_commit %s", got)
 	}
 }

@@ -492,3 +492,20 @@ func TestARemovedWorkerHoldsNobodyUp(t *testing.T) {
 	p.catchUp(ctx) // waits for all registered workers
 	p.equal(ctx)
 }
+
+func TestDropLeavesASlotThatIsAnotherApplications(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	name := "other_" + p.src.Name
+	p.src.Exec(t, `SELECT pg_create_physical_replication_slot('`+name+`')`)
+	t.Cleanup(func() { p.src.Exec(t, `SELECT pg_drop_replication_slot('`+name+`')`) })
+	for range 2 {
+		wantStop(t, p.launch(ctx, flo.WithSlot(name), flo.WithSink(p.sink())).ends(ctx), flo.ErrStreamLost, name, "another application")
+	}
+	if err := p.f.Drop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := p.src.QueryString(t, `SELECT count(*) FROM pg_replication_slots WHERE slot_name = '`+name+`'`); n != "1" {
+		t.Errorf("%s slots are left of another application's one", n)
+	}
+}

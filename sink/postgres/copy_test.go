@@ -126,8 +126,8 @@ func TestSourcesThatShareADestination(t *testing.T) {
 	r.begin(b)
 	r.chunk(chunk(b, 0, 100, 10))
 	r.want("SELECT count(*) FROM t", is("20"))
-	// Both start again, though their attempts are counted each by itself.
-	a.Attempt, a.Point, b.Attempt, b.Point = 3, 5000, 2, 5000
+	// Both start again.
+	a.Attempt, a.Point, b.Attempt, b.Point = 2, 5000, 2, 5000
 	r.begin(a)
 	r.want("SELECT count(*) FROM t", is("0"))
 	r.chunk(chunk(a, 0, 0, 10))
@@ -139,6 +139,42 @@ func TestSourcesThatShareADestination(t *testing.T) {
 		}
 	}
 	r.want("SELECT count(*) FROM t", is("20"))
+}
+
+// One of two source tables that share a destination is copied again: rows of the other one stay, unless they stand
+// among what has to go.
+func TestASourceThatSharesADestinationIsCopiedAgain(t *testing.T) {
+	r := newRig(t, copyDDL)
+	a, b := copyTable(copyRel(), 1), copyTable(copyRel(), 1)
+	b.Source = 16500
+	r.begin(a)
+	r.chunk(chunk(a, 0, 0, 10))
+	if err := r.end(a, 1, 10); err != nil {
+		t.Fatal(err)
+	}
+	// The second source was never begun: nothing has to go.
+	b.Attempt, b.Base, b.Kept = 2, 1, []uint32{a.Source}
+	r.begin(b)
+	r.chunk(chunk(b, 0, 100, 10))
+	r.want("SELECT count(*) FROM t", is("20"))
+	// It is begun again: its rows can't be told from the first one's.
+	b.Attempt = 3
+	var together *sink.TogetherError
+	if err := r.sink.BeginTable(testContext(t), b); !errors.As(err, &together) || len(together.Sources) != 2 {
+		t.Fatalf("BeginTable: %v", err)
+	}
+	r.want("SELECT count(*) FROM t", is("20"))
+	// Both together, in either order.
+	a.Attempt, a.Base, b.Attempt, b.Kept = 4, 1, 4, nil
+	r.begin(b)
+	r.want("SELECT count(*) FROM t", is("0"))
+	r.chunk(chunk(b, 0, 100, 10))
+	r.begin(a)
+	r.want("SELECT count(*) FROM t", is("10"))
+	// Of a source that has left the group, or of an older lineage, nothing stays.
+	b.Attempt, b.Base, b.Kept = 6, 5, []uint32{a.Source}
+	r.begin(b)
+	r.want("SELECT count(*) FROM t", is("0"))
 }
 
 func TestCopyIntoATableWithRows(t *testing.T) {

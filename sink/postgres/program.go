@@ -179,10 +179,9 @@ func (b *binding) replaces(ch *decode.Change) bool {
 	return b.key == nil || b.key.deferrable || slices.ContainsFunc(b.keyCols, func(i int) bool { return !bytes.Equal(ch.Old[i].Bytes(), ch.New[i].Bytes()) })
 }
 
-// deferrable reports whether only deferrable indexes tell the source's key apart.
-func (b *binding) deferrable() bool {
-	return b.key != nil && b.key.deferrable
-}
+// deferrable reports whether the table has keys or exclusion constraints that the source may check later than
+// each row.
+func (b *binding) deferrable() bool { return b.table.deferrable }
 
 // compiler writes the statements for one shape of change.
 type compiler struct {

@@ -80,6 +80,10 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 		}
 		return nil, fmt.Errorf("sink/postgres: %w", err)
 	}
+	if err := simple(ctx, pg, commitDurably); err != nil {
+		_ = pg.Close(ctx)
+		return nil, fmt.Errorf("sink/postgres: %w", err)
+	}
 	pid, err := backendPID(ctx, pg) // not pg.PID(), which is a pooler's own where one pools sessions
 	if err != nil {
 		_ = pg.Close(ctx)
@@ -107,6 +111,11 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 	conn.planner.least, conn.planner.reduced = worthwhile(trip), leastReduced
 	return conn, nil
 }
+
+// commitDurably: what is committed may be purged from the stream, so a server that loses its last commits when it
+// crashes would lose changes. Stronger settings stay.
+// https://www.postgresql.org/docs/current/wal-async-commit.html
+const commitDurably = `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`
 
 // passwordError is a password that was refused and comes from a callback: it is being rotated, and asked for
 // again at the next connect.

@@ -31,6 +31,8 @@ type table struct {
 	// security, which COPY refuses; and no deferrable key, which is followed by the transaction that wrote a
 	// row (see finding.fifo), and that must not be a subtransaction.
 	calm bool
+	// deferrable: it has a unique or exclusion constraint that may be checked at the transaction's end.
+	deferrable bool
 	// uniques counts the indexes and constraints that keep rows apart.
 	uniques int
 }
@@ -323,6 +325,11 @@ func (t *table) readIndexes(ctx context.Context, pg *pgconn.PgConn) error {
 		x.columns = append(x.columns, number)
 		x.operators = append(x.operators, "OPERATOR("+pgx.Identifier{string(r[6])}.Sanitize()+"."+string(r[7])+")")
 	}
+	rows, err = query(ctx, pg, `SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = $1 AND condeferrable AND contype IN ('p', 'u', 'x'))`, t.oid)
+	if err != nil {
+		return err
+	}
+	t.deferrable = string(rows[0][0]) == "t"
 	return nil
 }
 
