@@ -57,6 +57,9 @@ var (
 	// ErrNotDrained: Run was stopped and could not finish what was under way within its bound, because
 	// JetStream or the sink did not answer. Nothing is lost: the next start takes it up again.
 	ErrNotDrained = errors.New("flo: stopped before everything under way was finished; the next start takes it up again")
+	// ErrTableForgotten: changes are left of a table of which neither the source's catalog nor the group's state
+	// knows anything any more.
+	ErrTableForgotten = errors.New("flo: a table is gone of which changes are left")
 	// ErrFinished: the group was run as CopyOnly and has finished.
 	ErrFinished = errors.New("flo: the group's copy has finished")
 )
@@ -89,7 +92,7 @@ func fatal(err error) bool {
 	if errors.As(err, &se) {
 		return true
 	}
-	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrTables, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrTransactionTooLarge, ErrMode, ErrFinished} {
+	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrTables, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrTransactionTooLarge, ErrMode, ErrTableForgotten, ErrFinished} {
 		if errors.Is(err, e) {
 			return true
 		}

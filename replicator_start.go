@@ -49,6 +49,7 @@ type replication struct {
 	published []string // names of the publications
 	tables    []source.Table
 	slot      *source.NewSlot // holds the snapshot until the copy has imported it
+	lineages  lineages
 
 	acked    ackedPositions
 	verified atomic.Uint64              // the last sequence that this session knows to be stored
@@ -342,7 +343,7 @@ func (s *replication) ensurePublications(ctx context.Context, tables []source.Ta
 		s.warn(ctx, w)
 	}
 	s.published, s.tables = p.Names, p.Tables
-	return nil
+	return s.remember(ctx, s.conn, s.tables)
 }
 
 // warn says something once.
@@ -445,11 +446,11 @@ func (s *replication) appendDescription(ctx context.Context, body []byte, rel *d
 	for _, c := range rel.Columns {
 		oids = append(oids, c.Type.OID)
 	}
-	d, err := source.Describe(ctx, s.conn, rel.OID, oids)
+	d, err := s.describe(ctx, s.conn, rel, oids)
 	if err != nil {
 		return nil, err
 	}
-	if len(d.Ancestors) == 0 && len(d.Types) == 0 {
+	if len(d.Ancestors) == 0 && len(d.OtherNames) == 0 && len(d.Types) == 0 {
 		return body, nil
 	}
 	return wire.AppendJSON(body, wire.RecDescribe, d)

@@ -138,6 +138,9 @@ func (s *replication) watchTables(ctx context.Context) error {
 	for _, t := range s.tables {
 		had[t.OID] = t.HasIdentity
 	}
+	if err := s.remember(ctx, conn, s.tables); err != nil { // partitions that come and go between two Relation messages
+		return err
+	}
 	var tables []source.Table
 	lost := false
 	for _, t := range asked {

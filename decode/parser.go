@@ -29,6 +29,7 @@ type knownRelation struct {
 	raw       []byte // the JSON that description was read from, if any
 	described bool
 	ancestors []Name
+	others    []Name
 	source    Description
 	types     map[uint32]*Type
 }
@@ -92,7 +93,7 @@ func leadingOID(data []byte) (uint32, bool) {
 	return uint32(oid), true
 }
 
-// Describe remembers the ancestors and the types of a relation, for its next Relation message. If
+// Describe remembers the ancestors, other names and the types of a relation, for its next Relation message. If
 // they are others than before, that message makes a new *Relation. It keeps d. It fails, wrapping
 // ErrMalformed, if a type is made of itself.
 func (p *Parser) Describe(d Description) error {
@@ -104,7 +105,7 @@ func (p *Parser) Describe(d Description) error {
 	if err != nil {
 		return err
 	}
-	k.described, k.source, k.ancestors, k.types = true, d, d.Ancestors, types
+	k.described, k.source, k.ancestors, k.others, k.types = true, d, d.Ancestors, d.OtherNames, types
 	k.raw = nil
 	k.stale = true
 	return nil
@@ -186,7 +187,7 @@ func (p *Parser) parseRelation(frame []byte, k *knownRelation) (*Relation, error
 	if rel.Schema == "" {
 		rel.Schema = catalogSchema
 	}
-	rel.Ancestors = k.ancestors
+	rel.Ancestors, rel.OtherNames = k.ancestors, k.others
 	rel.Columns = make([]Column, n)
 	for i := range rel.Columns {
 		c := &rel.Columns[i]

@@ -22,8 +22,8 @@ type Table struct {
 	Ancestors []decode.Name `json:"ancestors,omitempty"` // all tables that it was seen to be a partition of
 }
 
-// merge gives a with what b knows besides, and whether that is anything.
-func (a Table) merge(b Table) (Table, bool) {
+// Merge gives what a and b know together, and whether b adds anything to a. It changes neither.
+func (a Table) Merge(b Table) (Table, bool) {
 	before := len(a.Names) + len(a.Ancestors)
 	a.OID = b.OID
 	a.Names, a.Ancestors = union(a.Names, b.Names), union(a.Ancestors, b.Ancestors)
@@ -49,7 +49,7 @@ func addTables(into []Table, tables []Table) (out []Table, changed bool) {
 		if !found {
 			out = slices.Insert(out, i, Table{})
 		}
-		merged, more := out[i].merge(t)
+		merged, more := out[i].Merge(t)
 		out[i], changed = merged, changed || more || !found
 	}
 	return out, changed
