@@ -37,11 +37,7 @@ func (f *filterFunc) where(c *decode.Change) (bool, error) {
 	}
 	switch c.Op {
 	case decode.OpInsert:
-		t, err := f.ask(view{row: c.New})
-		if err == nil && t != isTrue && t.may(isTrue) {
-			err = f.cannotTell(c)
-		}
-		return t == isTrue, err
+		return f.whereInsert(c)
 	case decode.OpUpdate:
 		return f.whereUpdate(c)
 	case decode.OpDelete:
@@ -50,6 +46,29 @@ func (f *filterFunc) where(c *decode.Change) (bool, error) {
 		}
 		t, err := f.ask(view{row: c.Old})
 		return err == nil && t.may(isTrue), err
+	}
+	return true, nil
+}
+
+// whereInsert takes an insert of the source, or one that another Where has made of an update: that one may
+// take the place of a row, of which Old holds the key, and which must go if it is not to be replaced.
+func (f *filterFunc) whereInsert(c *decode.Change) (bool, error) {
+	now, err := f.ask(view{row: c.New})
+	if err == nil && now != isTrue && now.may(isTrue) {
+		err = f.cannotTell(c)
+	}
+	if err != nil || c.Old == nil {
+		return now == isTrue, err
+	}
+	was, err := f.ask(view{row: c.Old})
+	switch {
+	case err != nil:
+		return false, err
+	case !was.may(isTrue): // by its key alone: it has never passed
+		c.Old, c.OldKey = nil, false
+		return now == isTrue, nil
+	case now != isTrue:
+		c.Op, c.New = decode.OpDelete, nil
 	}
 	return true, nil
 }
