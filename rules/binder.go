@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -36,6 +37,8 @@ type arrival struct {
 	source  decode.Name
 	oid     uint32
 	settled bool // its rules say what a TRUNCATE of it means
+	above   []decode.Name
+	blind   string // a rule that may delete there what it has not brought
 }
 
 // maxBindings bounds how many relation versions a Binder remembers.
@@ -71,6 +74,7 @@ func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 	}
 	filtered := all.truncate
 	settled := false
+	blind := all.blind
 	for _, r := range b.routes {
 		match := r.match(in)
 		if match == nil {
@@ -84,6 +88,9 @@ func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 			return nil, r.locate(err)
 		}
 		all.out, all.steps = routed.out, append(all.steps, routed.steps...)
+		if r.limited && !r.ops.has(decode.OpUpdate) && !r.ops.has(decode.OpDelete) {
+			blind = ""
+		}
 		if settled = r.settled(); settled {
 			all.truncate = routed.truncate
 		}
@@ -93,7 +100,7 @@ func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 		return nil, err
 	}
 	settled = settled || filtered.mode != passTruncate
-	if err := b.arrive(in, all.out.Qualified(), settled); err != nil {
+	if err := b.arrive(all.out.Qualified(), arrival{in.Qualified(), in.OID, settled, in.Ancestors, blind}); err != nil {
 		return nil, err
 	}
 	if len(b.bound) >= maxBindings {
@@ -163,20 +170,36 @@ func (b *Binder) unambiguous(r *routeRule, meant decode.Name) error {
 }
 
 // arrive notes a source table at its destination, and refuses two that meet there unless both say what a
-// TRUNCATE of one of them means.
-func (b *Binder) arrive(in *decode.Relation, to decode.Name, settled bool) error {
-	source := in.Qualified()
+// TRUNCATE of one of them means, and neither deletes what the other may have brought.
+func (b *Binder) arrive(to decode.Name, it arrival) error {
+	source := it.source
 	list := b.meet[to]
-	same := func(a arrival) bool { return a.source == source || a.oid == in.OID && in.OID != 0 }
+	same := func(a arrival) bool { return a.source == source || a.oid == it.oid && it.oid != 0 }
 	for _, a := range list {
-		if !same(a) && (!a.settled || !settled) {
+		if same(a) {
+			continue
+		}
+		if rule := cmp.Or(it.blind, a.blind); rule != "" && !it.siblings(a) {
+			table, other := it, a
+			if it.blind == "" {
+				table, other = a, it
+			}
+			return &BindError{rule, table.source, fmt.Errorf("%w: it meets %s at %s, and of a row that leaves or is deleted only the key is known: the other table's row of that key would go: ALTER TABLE … REPLICA IDENTITY FULL, or a Route of its own",
+				ErrNeedsFull, other.source, to)}
+		}
+		if !a.settled || !it.settled {
 			return &BindError{"Route", source, fmt.Errorf("%w: it meets %s at %s: %w: that of one would empty both: give both a Route with Only, PassTruncate or DropTruncate", ErrAmbiguous, a.source, to, ErrTruncate)}
 		}
 	}
 	if !slices.ContainsFunc(list, same) {
-		b.meet[to] = append(list, arrival{source, in.OID, settled})
+		b.meet[to] = append(list, it)
 	}
 	return nil
+}
+
+// siblings reports whether both are partitions of one table, whose keys no two rows have.
+func (a arrival) siblings(b arrival) bool {
+	return slices.ContainsFunc(a.above, func(n decode.Name) bool { return slices.Contains(b.above, n) })
 }
 
 // validateRoutes reports routes that take each other's tables.

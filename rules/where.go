@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgflo/flo/decode"
@@ -19,6 +20,9 @@ import (
 // A row that comes in has to be whole. PostgreSQL leaves large values out that an update did not
 // change; so a table with a column that could be that large (see docs/rules.md) needs REPLICA IDENTITY
 // FULL, or Exclude before Where: otherwise it is an ErrNeedsFull when the rule meets the table.
+//
+// For the same reason a table without FULL may not meet another one at a destination, unless both are
+// partitions of one table: deletes of rows that never passed would take the other table's (ErrNeedsFull).
 //
 // It takes Filter's options for TRUNCATE, and is refused at start without one, as Filter is: PassTruncate
 // keeps the destination equal, if nothing else writes to the table there. Tables that have none of the columns are left alone, unless
@@ -151,6 +155,13 @@ func checkWhole(rule string, s scope) error {
 	}
 	return &BindError{rule, s.in.Qualified(), fmt.Errorf("%w: an update may leave out %s: ALTER TABLE … REPLICA IDENTITY FULL, or Exclude what you do not need before Where",
 		ErrNeedsFull, strings.Join(large, ", "))}
+}
+
+// blind reports whether a Where may delete or replace rows of which it doesn't know whether they have passed:
+// only the old rows' keys are known, and the key alone doesn't decide.
+func blind(s scope, columns []string) bool {
+	return s.in.HasKey() && (s.ops.has(decode.OpUpdate) || s.ops.has(decode.OpDelete)) &&
+		slices.ContainsFunc(columns, func(c string) bool { i := s.in.Column(c); return i < 0 || !s.in.Columns[i].Key })
 }
 
 // A value is moved out of the row (and then left out of an update that did not change it) only if it is

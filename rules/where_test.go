@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -187,5 +188,113 @@ func TestSeveralWheresKeepTheDestinationEqual(t *testing.T) {
 				t.Fatalf("full %t, %s: the destination has\n%v\nwant\n%v", x.full, fmt.Sprint(says), x.dst, want)
 			}
 		}
+	}
+}
+
+func TestWhereWithoutFullAndTablesThatMeet(t *testing.T) {
+	table := func(oid uint32, name string, identity decode.Identity, above ...decode.Name) *decode.Relation {
+		rel := counts(identity, 1, "id", "n")
+		rel.OID, rel.Name, rel.Ancestors = oid, name, above
+		return rel
+	}
+	root := decode.Name{Schema: "public", Name: "root"}
+	const def, full = decode.IdentityDefault, decode.IdentityFull
+	where := rules.Where(rules.Gt("n", 0), rules.PassTruncate())
+	for name, c := range map[string]struct {
+		rule    rules.Rule
+		a, b    *decode.Relation
+		only    rules.RouteOption
+		refused bool
+	}{
+		"by key":                {where, table(1, "a", def), table(2, "b", def), nil, true},
+		"the second by key":     {where, table(1, "a", full), table(2, "b", def), nil, true},
+		"the first by key":      {where, table(1, "a", def), table(2, "b", full), nil, true},
+		"a Where for one":       {rules.Table("a", where), table(1, "a", def), table(2, "b", def), nil, true},
+		"whole rows":            {where, table(1, "a", full), table(2, "b", full), nil, false},
+		"the key decides":       {rules.Where(rules.Gt("id", 0), rules.PassTruncate()), table(1, "a", def), table(2, "b", def), nil, false},
+		"partitions":            {where, table(1, "a", def, root), table(2, "b", def, root), nil, false},
+		"Filter":                {rules.Filter(rules.Gt("n", 0), rules.PassTruncate()), table(1, "a", def), table(2, "b", def), nil, false},
+		"inserts only":          {where, table(1, "a", def), table(2, "b", def), rules.Only(decode.OpInsert), false},
+		"the same table, again": {where, table(1, "a", def), table(1, "a", def), nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			option := c.only
+			if option == nil {
+				option = rules.DropTruncate()
+			}
+			b := rules.NewBinder([]rules.Rule{c.rule, rules.Route("a", "all", option), rules.Route("b", "all", option)})
+			if _, err := b.Bind(c.a); err != nil {
+				t.Fatal(err)
+			}
+			_, err := b.Bind(c.b)
+			if refused := errors.Is(err, rules.ErrNeedsFull); refused != c.refused || !refused && err != nil {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func TestOperationsAreTheSources(t *testing.T) {
+	table := func(identity decode.Identity) *decode.Relation {
+		rel := counts(identity, 1, "id", "n")
+		rel.Columns = append(rel.Columns, decode.Column{Name: "email", Type: decode.BuiltinType(1043), Modifier: 4 + 5, Key: identity == decode.IdentityFull})
+		return rel
+	}
+	row := func(id, n int) decode.Row {
+		return decode.Row{ints([4]int{id})[0], ints([4]int{n})[0], decode.TextValue(decode.BuiltinType(1043), []byte("abcde"))}
+	}
+	where := rules.Where(rules.Gt("n", 0), rules.PassTruncate())
+	hide := rules.Mask("email", rules.KeepFirst(0), rules.KeepLast(0))
+	route := func(ops ...decode.Op) rules.Rule { return rules.Route("p", "q", rules.Only(ops...)) }
+	const ins, upd, del = decode.OpInsert, decode.OpUpdate, decode.OpDelete
+	var each []decode.Op
+	file, err := rules.Load(strings.NewReader(`tables: {p: [
+		{type: where, column: n, parameters: {operator: gt, value: 0}},
+		{type: transform, column: email, parameters: {type: mask}, operations: [INSERT, UPDATE]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		list      []rules.Rule
+		before, n int
+		becomes   decode.Op // 0: dropped
+		clear     bool
+	}{
+		"a mask for inserts and updates, the row leaves": {[]rules.Rule{where, rules.On(hide, ins, upd)}, 1, -1, del, false},
+		"the same of a file":                             {file, 1, -1, del, false},
+		"a mask for deletes, the row leaves":             {[]rules.Rule{where, rules.On(hide, del)}, 1, -1, del, false},
+		"a mask for inserts, the row leaves":             {[]rules.Rule{where, rules.On(hide, ins)}, 1, -1, del, true},
+		"a mask for updates, the row comes in":           {[]rules.Rule{where, rules.On(hide, upd)}, -1, 1, ins, false},
+		"Only inserts, the row comes in":                 {[]rules.Rule{where, route(ins)}, -1, 1, 0, false},
+		"Only inserts and updates, the row comes in":     {[]rules.Rule{where, route(ins, upd)}, -1, 1, ins, true},
+		"Only inserts and updates, the row leaves":       {[]rules.Rule{where, route(ins, upd)}, 1, -1, 0, false},
+		"Only updates and deletes, the row leaves":       {[]rules.Rule{where, route(upd, del)}, 1, -1, del, true},
+		"Each of updates, the row leaves": {[]rules.Rule{where, rules.Each(func(c *decode.Change) (bool, error) {
+			each = append(each, c.Op)
+			return true, nil
+		}, upd)}, 1, -1, del, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			each = nil
+			_, f, err := rules.Bind(c.list, table(decode.IdentityFull))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ch := decode.Change{Op: upd, Old: row(1, c.before), New: row(1, c.n)}
+			keep, err := f(&ch)
+			if err != nil || keep != (c.becomes != 0) {
+				t.Fatalf("keep %t, %v", keep, err)
+			}
+			if !keep {
+				return
+			}
+			left := ch.New
+			if ch.Op == del {
+				left = ch.Old
+			}
+			if ch.Op != c.becomes || (left[2].String() == "abcde") != c.clear || len(each) > 0 {
+				t.Errorf("became %s of %s, Each ran for %v", ch.Op, textOf(left), each)
+			}
+		})
 	}
 }
