@@ -102,7 +102,7 @@ func fatal(err error) bool {
 
 // passing are the errors of flo's own packages behind which trying again makes sense.
 var passing = []error{
-	errAgain, errReposition, pack.ErrDiffers,
+	errAgain, errReposition, errNoLabels, pack.ErrDiffers,
 	bus.ErrFenced, bus.ErrRolledBack, bus.ErrNoStream, bus.ErrClosed,
 	source.ErrSlotActive, source.ErrStreamClosed, flocopy.ErrSnapshotGone, flocopy.ErrLocked,
 	state.ErrConflict, state.ErrNotFound, state.ErrLost, ErrLeaseLost,

@@ -100,6 +100,11 @@ func (s *replication) run(ctx context.Context) error {
 	})
 	g.Go(func() error { return st.send(gctx) })
 	g.Go(func() error {
+		actx, done := either(gctx, ctx)
+		defer done()
+		return s.answerLabels(actx)
+	})
+	g.Go(func() error {
 		uctx, done := either(gctx, ctx)
 		defer done()
 		return s.upkeep(uctx)

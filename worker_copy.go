@@ -104,7 +104,7 @@ func (f *feed) copyBegin(ctx context.Context, seq uint64, h *wire.Header, rec wi
 	if err != nil {
 		return err
 	}
-	b, err := f.rules.Bind(rel)
+	b, err := f.bind(ctx, rel)
 	if err != nil {
 		return &SinkError{Worker: f.opt.name, Copy: &decode.CopyID{Point: cb.Point, Table: cb.Table, Attempt: cb.Attempt}, Table: rel.Qualified(), Err: fmt.Errorf("rule: %w", err)}
 	}

@@ -367,6 +367,9 @@ func (f *feed) change(ctx context.Context, frame []byte) error {
 	}
 	c.Tx, c.Ordinal = f.tx, f.ordinal
 	keep, err := f.apply(c)
+	if unknownLabel(err) != nil {
+		c, keep, err = f.relabelled(ctx, frame, err)
+	}
 	if err != nil {
 		return err
 	}

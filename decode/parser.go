@@ -16,8 +16,9 @@ import (
 // they say nothing new.
 type Parser struct {
 	relations map[uint32]*knownRelation
-	types     map[uint32]*Type // from Type messages
-	prefix    string           // of the last Message
+	types     map[uint32]*Type    // from Type messages
+	labels    map[uint32][]string // from Labels
+	prefix    string              // of the last Message
 }
 
 // knownRelation is what the parser knows of one OID.
@@ -36,7 +37,7 @@ type knownRelation struct {
 
 // NewParser gives a parser that knows the built-in types and no relation.
 func NewParser() *Parser {
-	return &Parser{relations: map[uint32]*knownRelation{}, types: map[uint32]*Type{}}
+	return &Parser{relations: map[uint32]*knownRelation{}, types: map[uint32]*Type{}, labels: map[uint32][]string{}}
 }
 
 func (p *Parser) known(oid uint32) *knownRelation {
@@ -101,7 +102,7 @@ func (p *Parser) Describe(d Description) error {
 	if k.described && reflect.DeepEqual(k.source, d) {
 		return nil
 	}
-	types, err := resolveTypes(d.Types)
+	types, err := resolveTypes(p.relabelled(d.Types, true))
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,8 @@ type comparer struct {
 	against func(canonical string) func(text []byte) (int, error)
 	// ordered is false if only equality is known (an enum whose labels are not).
 	ordered bool
+	// byText: equal values have equal texts, so that Eq, Ne and In need no order.
+	byText bool
 	// text: Contains and Matches work; plain gives what they look at.
 	text  bool
 	plain func(text []byte) []byte
@@ -136,7 +138,8 @@ func textComparer(base *decode.Type) *comparer {
 	}}
 }
 
-// enumComparer compares by the order in which the type declares its labels.
+// enumComparer compares by the order in which the type declares its labels. A row may have one that was added
+// after the type was described (ALTER TYPE … ADD VALUE): only an order needs to know it.
 func enumComparer(base *decode.Type) *comparer {
 	labels := slices.Clone(base.Labels)
 	canonical := func(l literal) (string, error) {
@@ -144,11 +147,11 @@ func enumComparer(base *decode.Type) *comparer {
 			return "", err
 		}
 		if len(labels) > 0 && !slices.Contains(labels, l.text) {
-			return "", fmt.Errorf("%w: enum %s has no label %q: it has %s", ErrType, base.Name, l.text, quoteAll(labels))
+			return "", &LabelError{base, l.text}
 		}
 		return l.text, nil
 	}
-	return &comparer{ordered: len(labels) > 0, canonical: canonical, against: func(s string) func([]byte) (int, error) {
+	return &comparer{ordered: len(labels) > 0, byText: true, canonical: canonical, against: func(s string) func([]byte) (int, error) {
 		want := slices.Index(labels, s)
 		return func(text []byte) (int, error) {
 			if string(text) == s {
@@ -156,7 +159,7 @@ func enumComparer(base *decode.Type) *comparer {
 			}
 			at := slices.Index(labels, string(text))
 			if at < 0 && len(labels) > 0 {
-				return 0, fmt.Errorf("%w: label %q is not among those that enum %s had when the table was described: start the replicator again", ErrType, text, base.Name)
+				return 0, &LabelError{base, string(text)}
 			}
 			return cmp.Or(cmp.Compare(at, want), 1), nil
 		}

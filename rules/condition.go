@@ -282,6 +282,9 @@ func (c Condition) test(col *decode.Column) (func(text []byte) (bool, error), er
 			return nil, fmt.Errorf("%q, of type %s: %w", col.Name, typeName(col.Type), err)
 		}
 		tests[i] = cmp.against(text)
+		if cmp.byText && (c.op == opEq || c.op == opNe || c.op == opIn) {
+			tests[i] = func(x []byte) (int, error) { return strings.Compare(string(x), text), nil }
+		}
 	}
 	if c.op == opIn {
 		return func(text []byte) (bool, error) {
