@@ -215,7 +215,7 @@ func floatComparer(bits int) *comparer {
 			return d.String(), nil
 		}
 		f, err := strconv.ParseFloat(plain, bits)
-		if err != nil {
+		if err != nil || f == 0 && len(d.whole)+len(d.fraction) > 0 {
 			return "", fmt.Errorf("%w: %s is out of the range of a %d-bit float", ErrType, l.text, bits)
 		}
 		return floatText(f, bits), nil
@@ -281,6 +281,8 @@ func canonicalMoment(typ string, l literal) (string, error) {
 		return "infinity", nil
 	case m.infinite < 0:
 		return "-infinity", nil
+	case !inRange(typ, m.at):
+		return "", fmt.Errorf("%w: %s is out of the range of a %s", ErrType, l.text, typ)
 	}
 	text := timeText(m.at)
 	day, clock, _ := strings.Cut(text, " ")
@@ -292,13 +294,13 @@ func canonicalMoment(typ string, l literal) (string, error) {
 	midnight := hour+minute+second+m.at.Nanosecond() == 0
 	switch typ {
 	case "date":
-		if m.zone && l.kind != timeLiteral || m.clock && !midnight {
-			return "", fmt.Errorf("%w: %q has a time of day, a date has none", ErrType, l.text)
+		if m.zone && (l.kind != timeLiteral || !isUTC(l.text)) || m.clock && !midnight {
+			return "", fmt.Errorf("%w: %q has a time of day or a time zone, a date has none", ErrType, l.text)
 		}
 		return day + era, nil
 	case "timestamp":
 		if m.zone && !isUTC(l.text) {
-			return "", fmt.Errorf("%w: %q has a time zone, a timestamp without time zone is no instant: leave the zone out, or compare a timestamptz", ErrType, l.text)
+			return "", fmt.Errorf("%w: %q has a time zone, a timestamp without time zone is no instant: leave the zone out (of a time.Time: give it in UTC), or compare a timestamptz", ErrType, l.text)
 		}
 		return day + " " + strings.TrimSuffix(clock, "+00") + era, nil
 	}
@@ -315,7 +317,7 @@ func isUTC(s string) bool {
 func timeComparer() *comparer {
 	typ := decode.BuiltinType(1083)
 	canonical := func(l literal) (string, error) {
-		if _, err := decode.TextValue(typ, []byte(l.text)).TimeOfDay(); err != nil || l.kind != textLiteral {
+		if _, err := decode.TextValue(typ, []byte(l.text)).TimeOfDay(); err != nil || l.kind != textLiteral || !clockInRange(l.text) {
 			return "", malformed(l, "a time of day", "12:30:00")
 		}
 		return l.text, nil
@@ -347,7 +349,7 @@ func intervalComparer() *comparer {
 		return days, micros, err
 	}
 	canonical := func(l literal) (string, error) {
-		if _, _, err := span([]byte(l.text)); err != nil || l.kind != textLiteral {
+		if _, _, err := span([]byte(l.text)); err != nil || l.kind != textLiteral || decode.TextValue(typ, []byte(l.text)).Infinity() == 0 && !intervalInRange(l.text) {
 			return "", malformed(l, "an interval", "1 day 02:00:00")
 		}
 		return l.text, nil

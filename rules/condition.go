@@ -17,8 +17,8 @@ import (
 // Values are compared by the column's type: numbers exactly, whatever their digits; timestamps with
 // time zone as instants; text, varchar, char(n) by code point (COLLATE "C"), citext in lower case; enums
 // in the order of their labels; dates, times, intervals, booleans, uuid, bytea as PostgreSQL does. A
-// value may be a string, which is read as PostgreSQL reads one of the column's type, or a Go number,
-// boolean, time.Time, []byte, or fmt.Stringer. What can't be compared with the column is an error when
+// value may be a string in the form in which PostgreSQL writes the column's type, or a Go number,
+// boolean, time.Time (against a timestamp without time zone: in UTC), []byte, or fmt.Stringer. What can't be compared with the column is an error when
 // the rule meets the table, never a silent false.
 //
 // The zero Condition is invalid.
