@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -112,8 +111,8 @@ func (f *feed) copyBegin(ctx context.Context, seq uint64, h *wire.Header, rec wi
 	if len(a.tables) < a.start.Copies {
 		return nil
 	}
-	if unmet := f.rules.Unmet(); len(unmet) > 0 && cb.Attempt == 1 { // the first one has all tables
-		f.log.WarnContext(ctx, "rules name tables that are not copied: are they spelt as at the source?", slog.Any("tables", unmet))
+	if cb.Attempt == 1 { // the first one has all tables
+		f.warnOfUnmet(ctx)
 	}
 	f.status.set(PhaseCopying)
 	err = f.drain(ctx, a)

@@ -51,6 +51,8 @@ type scope struct {
 	in    *decode.Relation
 	exact bool  // the table was named without wildcards: its columns must be there
 	ops   opSet // the operations it is limited to
+	// seen notes of each rule and column whether a table had it; nil: nobody asks
+	seen map[string]bool
 }
 
 // unchanged is a rule that has nothing to do.

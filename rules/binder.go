@@ -20,6 +20,7 @@ type Binder struct {
 	by     map[*routeRule]decode.Name
 	tables []*tableRule // named without wildcards
 	met    map[*tableRule]bool
+	seen   map[string]bool // rules' columns, and whether a table had them
 }
 
 // Binding is a relation as the rules leave it.
@@ -46,7 +47,7 @@ const maxBindings = 10_000
 
 // NewBinder takes a list of rules. Routes may stand anywhere in it, but not within Table or On.
 func NewBinder(rules []Rule) *Binder {
-	b := &Binder{bound: map[*decode.Relation]*Binding{}, meet: map[decode.Name][]arrival{}, by: map[*routeRule]decode.Name{}, met: map[*tableRule]bool{}}
+	b := &Binder{bound: map[*decode.Relation]*Binding{}, meet: map[decode.Name][]arrival{}, by: map[*routeRule]decode.Name{}, met: map[*tableRule]bool{}, seen: map[string]bool{}}
 	for _, r := range rules {
 		if route := routeOf(r); route != nil {
 			b.routes = append(b.routes, route)
@@ -68,7 +69,7 @@ func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 	for _, t := range b.tables {
 		b.met[t] = b.met[t] || t.matches(in)
 	}
-	all, err := bindAll(b.rules, scope{in: in})
+	all, err := bindAll(b.rules, scope{in: in, seen: b.seen})
 	if err != nil {
 		return nil, err
 	}
@@ -124,6 +125,19 @@ func (b *Binder) Unmet() []string {
 		}
 	}
 	return names
+}
+
+// UnmetColumns gives the columns, each with its rule, that no table that Bind has seen has: of rules for all
+// tables, or for those of a wildcard, which leave tables without the column alone.
+func (b *Binder) UnmetColumns() []string {
+	var out []string
+	for key, found := range b.seen {
+		if !found {
+			out = append(out, key)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // exactTables gives the tables that rules name without wildcards.
@@ -212,7 +226,7 @@ func validateRoutes(rules []Rule) error {
 			continue
 		}
 		if seen[route.from] {
-			errs = append(errs, fmt.Errorf("rules: %w: %s: two routes for one table: only the first would count", ErrInvalidRule, route))
+			errs = append(errs, route.locate(fmt.Errorf("rules: %w: %s: two routes for one table: only the first would count", ErrInvalidRule, route)))
 		}
 		seen[route.from] = true
 		schema, _, exact := route.pattern.Exact()
@@ -224,7 +238,7 @@ func validateRoutes(rules []Rule) error {
 		}
 		to := decode.Name{Schema: schema, Name: route.table.text}
 		if other := meet[to]; other != nil {
-			errs = append(errs, fmt.Errorf("rules: %w: %s and %s meet: %w: say by Only, PassTruncate or DropTruncate in both what that of one of them means", ErrInvalidRule, other, route, ErrTruncate))
+			errs = append(errs, route.locate(fmt.Errorf("rules: %w: %s and %s meet: %w: say by Only, PassTruncate or DropTruncate in both what that of one of them means", ErrInvalidRule, other, route, ErrTruncate)))
 		}
 		meet[to] = route
 	}

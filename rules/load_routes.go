@@ -51,7 +51,7 @@ func (f *file) route(e entry) Rule {
 		f.fail(e.key, "route: no source_table")
 		return nil
 	}
-	r := &routeRule{anySchema: true, to: "*", where: (&LoadError{File: f.name, Line: e.key.Line}).place()}
+	r := &routeRule{anySchema: true, to: "*", where: (&LoadError{File: f.name, Line: e.key.Line}).place() + ": table " + e.name}
 	r.from, _ = f.text(p["source_table"], "source_table")
 	if n := p["destination_table"]; n != nil {
 		r.to, _ = f.text(n, "destination_table")

@@ -366,7 +366,10 @@ func TestLoadRoutesSaysWhatIsWrong(t *testing.T) {
 		{"users: {source_table: users, operations: [INSERT], column_mappings: {a: b}}", "not a list"},
 		{"users: {source_table: users, operations: [INSERT], destination_table: a.b.c}", "more than one dot"},
 		{"users: {source_table: t_(.*), operations: [INSERT], destination_table: a.$2}", `no group "2"`},
-		{"a: {source_table: users, operations: [INSERT]}\nb: {source_table: users, operations: [INSERT]}", "two routes"},
+		{"a: {source_table: users, operations: [INSERT]}\nb: {source_table: users, operations: [INSERT]}", "rules file:2: table b: rules: invalid rule: Route(\"users\", \"*\"): two routes"},
+		{"a: {source_table: users, operations: [INSERT], column_mappings: [{source: id, destination: x}, {source: id, destination: y}]}", "rules file:1: table a: rules: invalid rule"},
+		{"a: {source_table: 'x.t_(', operations: [INSERT]}", "missing closing ): `t_(`"},
+		{"a: {source_table: 't_(a)[', operations: [INSERT]}", "missing closing ]: `[`"},
 	} {
 		_, err := rules.LoadRoutes(strings.NewReader(c.yaml))
 		if err == nil || !strings.Contains(err.Error(), c.want) || !errors.Is(err, rules.ErrInvalidRule) {
