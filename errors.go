@@ -62,6 +62,9 @@ var (
 	// ErrDeadLetters: a change would be one dead letter more than WithDeadLetterLimit allows, or, under Stop, it is
 	// about a row that has one. It comes within a SinkError.
 	ErrDeadLetters = errors.New("flo: dead letters")
+	// ErrTableForgotten: changes are left of a table of which neither the source's catalog nor the group's state
+	// knows anything any more.
+	ErrTableForgotten = errors.New("flo: a table is gone of which changes are left")
 	// ErrFinished: the group was run as CopyOnly and has finished.
 	ErrFinished = errors.New("flo: the group's copy has finished")
 )
@@ -94,7 +97,7 @@ func fatal(err error) bool {
 	if errors.As(err, &se) {
 		return true
 	}
-	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrTables, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrTransactionTooLarge, ErrMode, ErrFinished, ErrWALLimit} {
+	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrTables, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrTransactionTooLarge, ErrMode, ErrTableForgotten, ErrFinished, ErrWALLimit} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -104,7 +107,7 @@ func fatal(err error) bool {
 
 // passing are the errors of flo's own packages behind which trying again makes sense.
 var passing = []error{
-	errAgain, errResume, errReposition, pack.ErrDiffers,
+	errAgain, errResume, errReposition, errNoLabels, pack.ErrDiffers,
 	bus.ErrFenced, bus.ErrRolledBack, bus.ErrNoStream, bus.ErrClosed,
 	source.ErrSlotActive, source.ErrPassword, source.ErrStreamClosed, flocopy.ErrSnapshotGone, flocopy.ErrLocked,
 	state.ErrConflict, state.ErrNotFound, state.ErrLost, ErrLeaseLost,

@@ -31,7 +31,7 @@ func (s *replication) adopt(ctx context.Context) error {
 		s.warn(ctx, fmt.Sprintf("no table is replicated: %q publishes none", s.r.cfg.publications))
 	}
 	s.published, s.tables = p.Names, p.Tables
-	return nil
+	return s.remember(ctx, s.conn, s.tables)
 }
 
 // watchAdopted looks whether the owner has changed the publications. What loses changes from then on is an error;

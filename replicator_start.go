@@ -52,6 +52,7 @@ type replication struct {
 	round     []source.Table  // those that this session copies
 	slot      *source.NewSlot // holds the snapshot until the copy has imported it
 	made      bool            // this session made the group's slot
+	lineages  lineages
 
 	acked    ackedPositions
 	swept    bool                       // nothing of a copy is in the stream any more
@@ -342,7 +343,7 @@ func (s *replication) ensurePublications(ctx context.Context, tables []source.Ta
 		s.warn(ctx, w)
 	}
 	s.published, s.tables = p.Names, p.Tables
-	return nil
+	return s.remember(ctx, s.conn, s.tables)
 }
 
 // warn says something once.
@@ -416,7 +417,7 @@ func (s *replication) publishStart(ctx context.Context) error {
 func (s *replication) appendCopyBegin(ctx context.Context, conn *pgx.Conn, body []byte, t *source.Table, point decode.LSN) ([]byte, error) {
 	rel := &decode.Relation{OID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity, Columns: t.Columns}
 	frame := decode.AppendRelation(nil, rel)
-	body, err := appendDescription(ctx, conn, body, rel)
+	body, err := s.appendDescription(ctx, conn, body, rel)
 	if err != nil {
 		return nil, err
 	}
@@ -424,16 +425,16 @@ func (s *replication) appendCopyBegin(ctx context.Context, conn *pgx.Conn, body 
 }
 
 // appendDescription appends what the relation's own message leaves out, if there is anything.
-func appendDescription(ctx context.Context, conn *pgx.Conn, body []byte, rel *decode.Relation) ([]byte, error) {
+func (s *replication) appendDescription(ctx context.Context, conn *pgx.Conn, body []byte, rel *decode.Relation) ([]byte, error) {
 	oids := make([]uint32, 0, len(rel.Columns))
 	for _, c := range rel.Columns {
 		oids = append(oids, c.Type.OID)
 	}
-	d, err := source.Describe(ctx, conn, rel.OID, oids)
+	d, err := s.describe(ctx, conn, rel, oids)
 	if err != nil {
 		return nil, err
 	}
-	if len(d.Ancestors) == 0 && len(d.Types) == 0 {
+	if len(d.Ancestors) == 0 && len(d.OtherNames) == 0 && len(d.Types) == 0 {
 		return body, nil
 	}
 	return wire.AppendJSON(body, wire.RecDescribe, d)

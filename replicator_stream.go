@@ -99,6 +99,11 @@ func (s *replication) run(ctx context.Context) error {
 	})
 	g.Go(func() error { return st.send(gctx) })
 	g.Go(func() error {
+		actx, done := either(gctx, ctx)
+		defer done()
+		return s.answerLabels(actx)
+	})
+	g.Go(func() error {
 		uctx, done := either(gctx, ctx)
 		defer done()
 		return s.upkeep(uctx)
@@ -277,7 +282,7 @@ func (st *streaming) relation(ctx context.Context, data []byte) error {
 	}
 	ch := make(chan result, 1)
 	go func() {
-		records, err := appendDescription(ctx, st.replication.conn, nil, rel)
+		records, err := st.appendDescription(ctx, st.replication.conn, nil, rel)
 		ch <- result{records, err}
 	}()
 	tick := time.NewTicker(quietWait)

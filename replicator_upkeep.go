@@ -176,6 +176,9 @@ func (s *replication) watchTables(ctx context.Context) error {
 		had[t.OID] = t.HasIdentity
 		named[names.Qualified(t.Schema, t.Name)] = true
 	}
+	if err := s.remember(ctx, conn, s.tables); err != nil { // partitions that come and go between two Relation messages
+		return err
+	}
 	var tables []source.Table
 	lost := false
 	for _, t := range asked {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgflo/flo/decode"
@@ -99,6 +100,7 @@ func (w *Worker) Run(ctx context.Context) error {
 type working struct {
 	*Worker
 	stream *bus.Stream
+	nc     *nats.Conn
 	report *reporter
 	epoch  uint64
 	joined bool              // the worker's name is new to the group
@@ -141,7 +143,7 @@ func (w *Worker) work(t *tenure, link *link) error {
 	if err != nil {
 		return err
 	}
-	s := &working{Worker: w, stream: stream}
+	s := &working{Worker: w, stream: stream, nc: link.nc}
 	if err := s.register(ctx, store); err != nil {
 		return err
 	}

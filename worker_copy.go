@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -242,8 +241,8 @@ func (d *drainer) describe(ctx context.Context) error {
 			}
 		}
 	}
-	if unmet := d.rules.Unmet(); len(unmet) > 0 && d.round.base == d.round.attempt && len(d.dropped) == 0 { // this one has all tables
-		d.log.WarnContext(ctx, "rules name tables that are not copied: are they spelt as at the source?", slog.Any("tables", unmet))
+	if d.round.base == d.round.attempt && len(d.dropped) == 0 { // this one has all tables
+		d.warnOfUnmet(ctx)
 	}
 	return nil
 }
@@ -264,7 +263,7 @@ func (d *drainer) describeTable(ctx context.Context, rec wire.Record) error {
 	if err := d.letters.copiedAfresh(ctx, &cb); err != nil {
 		return err
 	}
-	b, err := d.rules.Bind(rel)
+	b, err := d.bind(ctx, rel)
 	if err != nil {
 		return &SinkError{Worker: d.opt.name, Copy: &decode.CopyID{Point: cb.Point, Table: cb.Table, Attempt: cb.Attempt}, Table: rel.Qualified(), Err: fmt.Errorf("rule: %w", err)}
 	}

@@ -376,6 +376,12 @@ func (f *feed) change(ctx context.Context, frame []byte) error {
 		return f.refuse(ctx, f.origin(frame, rel, truncate), follow(id))
 	}
 	keep, err := applyRules(f.rules, c)
+	if unknownLabel(err) != nil {
+		c, keep, err = f.relabelled(ctx, frame, err)
+	}
+	if errors.Is(err, errNoLabels) || ctx.Err() != nil && err != nil {
+		return err
+	}
 	if err != nil {
 		return f.refuse(ctx, f.origin(frame, rel, truncate), err)
 	}

@@ -158,6 +158,11 @@ func TestDebeziumValues(t *testing.T) {
 		{decode.TextValue(hstore, []byte(`"a"=>"1", "b"=>NULL`)), -1, `"{\"a\":\"1\",\"b\":null}"`},
 		{decode.UnchangedValue(decode.BuiltinType(17)), -1, `"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="`},
 		{decode.UnchangedValue(decode.BuiltinType(1009)), -1, `["__debezium_unavailable_value"]`},
+		{decode.UnchangedValue(decode.BuiltinType(114)), -1, `"__debezium_unavailable_value"`},
+		{decode.UnchangedValue(decode.BuiltinType(3802)), -1, `"__debezium_unavailable_value"`},
+		{decode.UnchangedValue(&decode.Type{OID: 20000, Schema: "public", Name: "doc", Kind: decode.DomainType, Elem: decode.BuiltinType(3802)}), -1, `"__debezium_unavailable_value"`},
+		{builtin(3802, `{"a": "__debezium_unavailable_value"}`), -1, `"{\"a\": \"__debezium_unavailable_value\"}"`},
+		{decode.NullValue(decode.BuiltinType(3802)), -1, `null`},
 	} {
 		rel := &decode.Relation{Schema: "s", Name: "t", Columns: []decode.Column{{Name: "c", Type: c.v.Type(), Modifier: c.modifier}}}
 		got, err := debezium()(nil, &decode.Change{Op: decode.OpInsert, Relation: rel, New: decode.Row{c.v}})

@@ -1,12 +1,16 @@
 package decode
 
 // Description is what a relation's Relation message leaves out and a worker needs: the ancestors of a
-// partition and the types that are not built in. The replicator reads it from the catalog; workers
+// partition, the other names that the table was seen under, and the types that are not built in. The replicator reads it from the catalog; workers
 // never ask the source. It travels as JSON.
 type Description struct {
-	Relation  uint32            `json:"relation"` // OID
-	Ancestors []Name            `json:"ancestors,omitempty"`
-	Types     []TypeDescription `json:"types,omitempty"` // all that the columns need, elements and bases included
+	Relation uint32 `json:"relation"` // OID
+	// Ancestors are those of now, parent first, root last, then all others that it was seen to have.
+	Ancestors []Name `json:"ancestors,omitempty"`
+	// OtherNames are those that it was seen under, but for the Relation message's: before a rename or
+	// SET SCHEMA, and behind one.
+	OtherNames []Name            `json:"other_names,omitempty"`
+	Types      []TypeDescription `json:"types,omitempty"` // all that the columns need, elements and bases included
 }
 
 // TypeDescription describes one type by the OIDs of what it is made of.

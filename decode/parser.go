@@ -16,8 +16,9 @@ import (
 // they say nothing new.
 type Parser struct {
 	relations map[uint32]*knownRelation
-	types     map[uint32]*Type // from Type messages
-	prefix    string           // of the last Message
+	types     map[uint32]*Type    // from Type messages
+	labels    map[uint32][]string // from Labels
+	prefix    string              // of the last Message
 }
 
 // knownRelation is what the parser knows of one OID.
@@ -29,13 +30,14 @@ type knownRelation struct {
 	raw       []byte // the JSON that description was read from, if any
 	described bool
 	ancestors []Name
+	others    []Name
 	source    Description
 	types     map[uint32]*Type
 }
 
 // NewParser gives a parser that knows the built-in types and no relation.
 func NewParser() *Parser {
-	return &Parser{relations: map[uint32]*knownRelation{}, types: map[uint32]*Type{}}
+	return &Parser{relations: map[uint32]*knownRelation{}, types: map[uint32]*Type{}, labels: map[uint32][]string{}}
 }
 
 func (p *Parser) known(oid uint32) *knownRelation {
@@ -92,7 +94,7 @@ func leadingOID(data []byte) (uint32, bool) {
 	return uint32(oid), true
 }
 
-// Describe remembers the ancestors and the types of a relation, for its next Relation message. If
+// Describe remembers the ancestors, other names and the types of a relation, for its next Relation message. If
 // they are others than before, that message makes a new *Relation. It keeps d. It fails, wrapping
 // ErrMalformed, if a type is made of itself.
 func (p *Parser) Describe(d Description) error {
@@ -100,11 +102,11 @@ func (p *Parser) Describe(d Description) error {
 	if k.described && reflect.DeepEqual(k.source, d) {
 		return nil
 	}
-	types, err := resolveTypes(d.Types)
+	types, err := resolveTypes(p.relabelled(d.Types, true))
 	if err != nil {
 		return err
 	}
-	k.described, k.source, k.ancestors, k.types = true, d, d.Ancestors, types
+	k.described, k.source, k.ancestors, k.others, k.types = true, d, d.Ancestors, d.OtherNames, types
 	k.raw = nil
 	k.stale = true
 	return nil
@@ -186,7 +188,7 @@ func (p *Parser) parseRelation(frame []byte, k *knownRelation) (*Relation, error
 	if rel.Schema == "" {
 		rel.Schema = catalogSchema
 	}
-	rel.Ancestors = k.ancestors
+	rel.Ancestors, rel.OtherNames = k.ancestors, k.others
 	rel.Columns = make([]Column, n)
 	for i := range rel.Columns {
 		c := &rel.Columns[i]

@@ -69,7 +69,10 @@ type Relation struct {
 	Name      string
 	Identity  Identity
 	Columns   []Column
-	Ancestors []Name // of a leaf partition: parent first, root last
+	Ancestors []Name // of a leaf partition: parent first, root last; then those that it had once
+	// OtherNames are those that the table was seen under before, or got since. Rules for one of them hold
+	// for it, so that no rename lets data pass as it is.
+	OtherNames []Name
 }
 
 // Qualified gives the relation's name.

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -50,6 +51,8 @@ type scope struct {
 	in    *decode.Relation
 	exact bool  // the table was named without wildcards: its columns must be there
 	ops   opSet // the operations it is limited to
+	// seen notes of each rule and column whether a table had it; nil: nobody asks
+	seen map[string]bool
 }
 
 // unchanged is a rule that has nothing to do.
@@ -70,6 +73,7 @@ type bound struct {
 	out      *decode.Relation
 	steps    []step
 	truncate truncation
+	blind    string // the rule that may delete rows of which it doesn't know whether they have passed
 }
 
 // step is one rule of a bound list.
@@ -77,6 +81,9 @@ type step struct {
 	out *decode.Relation
 	f   Func  // nil if only the relation changes
 	ops opSet // the operations it runs for
+	// now limits it to what the change is when it comes to the step. Otherwise what it was at the source
+	// counts too: a Where may have made something else of it.
+	now bool
 }
 
 // bindAlone implements Rule.Bind for this package's own rules.
@@ -94,10 +101,11 @@ func chain(steps []step) Func {
 		return nil
 	}
 	return func(c *decode.Change) (bool, error) {
+		source := c.Op
 		for i := range steps {
 			st := &steps[i]
 			c.Relation = st.out
-			if st.f == nil || !st.ops.has(c.Op) {
+			if st.f == nil || !st.ops.has(c.Op) && (st.now || !st.ops.has(source)) {
 				continue
 			}
 			keep, err := st.f(c)
@@ -139,6 +147,7 @@ func bindAll(rules []Rule, s scope) (bound, error) {
 		}
 		all.steps = append(all.steps, b.steps...)
 		all.truncate = all.truncate.and(b.truncate)
+		all.blind = cmp.Or(all.blind, b.blind)
 		s.in = b.out
 	}
 	all.out = s.in

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,6 +20,7 @@ type Binder struct {
 	by     map[*routeRule]decode.Name
 	tables []*tableRule // named without wildcards
 	met    map[*tableRule]bool
+	seen   map[string]bool // rules' columns, and whether a table had them
 }
 
 // Binding is a relation as the rules leave it.
@@ -36,6 +38,8 @@ type arrival struct {
 	source  decode.Name
 	oid     uint32
 	settled bool // its rules say what a TRUNCATE of it means
+	above   []decode.Name
+	blind   string // a rule that may delete there what it has not brought
 }
 
 // maxBindings bounds how many relation versions a Binder remembers.
@@ -43,7 +47,7 @@ const maxBindings = 10_000
 
 // NewBinder takes a list of rules. Routes may stand anywhere in it, but not within Table or On.
 func NewBinder(rules []Rule) *Binder {
-	b := &Binder{bound: map[*decode.Relation]*Binding{}, meet: map[decode.Name][]arrival{}, by: map[*routeRule]decode.Name{}, met: map[*tableRule]bool{}}
+	b := &Binder{bound: map[*decode.Relation]*Binding{}, meet: map[decode.Name][]arrival{}, by: map[*routeRule]decode.Name{}, met: map[*tableRule]bool{}, seen: map[string]bool{}}
 	for _, r := range rules {
 		if route := routeOf(r); route != nil {
 			b.routes = append(b.routes, route)
@@ -65,12 +69,13 @@ func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 	for _, t := range b.tables {
 		b.met[t] = b.met[t] || t.matches(in)
 	}
-	all, err := bindAll(b.rules, scope{in: in})
+	all, err := bindAll(b.rules, scope{in: in, seen: b.seen})
 	if err != nil {
 		return nil, err
 	}
 	filtered := all.truncate
 	settled := false
+	blind := all.blind
 	for _, r := range b.routes {
 		match := r.match(in)
 		if match == nil {
@@ -84,6 +89,9 @@ func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 			return nil, r.locate(err)
 		}
 		all.out, all.steps = routed.out, append(all.steps, routed.steps...)
+		if r.limited && !r.ops.has(decode.OpUpdate) && !r.ops.has(decode.OpDelete) {
+			blind = ""
+		}
 		if settled = r.settled(); settled {
 			all.truncate = routed.truncate
 		}
@@ -93,7 +101,7 @@ func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 		return nil, err
 	}
 	settled = settled || filtered.mode != passTruncate
-	if err := b.arrive(in, all.out.Qualified(), settled); err != nil {
+	if err := b.arrive(all.out.Qualified(), arrival{in.Qualified(), in.OID, settled, in.Ancestors, blind}); err != nil {
 		return nil, err
 	}
 	if len(b.bound) >= maxBindings {
@@ -117,6 +125,19 @@ func (b *Binder) Unmet() []string {
 		}
 	}
 	return names
+}
+
+// UnmetColumns gives the columns, each with its rule, that no table that Bind has seen has: of rules for all
+// tables, or for those of a wildcard, which leave tables without the column alone.
+func (b *Binder) UnmetColumns() []string {
+	var out []string
+	for key, found := range b.seen {
+		if !found {
+			out = append(out, key)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // exactTables gives the tables that rules name without wildcards.
@@ -163,20 +184,36 @@ func (b *Binder) unambiguous(r *routeRule, meant decode.Name) error {
 }
 
 // arrive notes a source table at its destination, and refuses two that meet there unless both say what a
-// TRUNCATE of one of them means.
-func (b *Binder) arrive(in *decode.Relation, to decode.Name, settled bool) error {
-	source := in.Qualified()
+// TRUNCATE of one of them means, and neither deletes what the other may have brought.
+func (b *Binder) arrive(to decode.Name, it arrival) error {
+	source := it.source
 	list := b.meet[to]
-	same := func(a arrival) bool { return a.source == source || a.oid == in.OID && in.OID != 0 }
+	same := func(a arrival) bool { return a.source == source || a.oid == it.oid && it.oid != 0 }
 	for _, a := range list {
-		if !same(a) && (!a.settled || !settled) {
+		if same(a) {
+			continue
+		}
+		if rule := cmp.Or(it.blind, a.blind); rule != "" && !it.siblings(a) {
+			table, other := it, a
+			if it.blind == "" {
+				table, other = a, it
+			}
+			return &BindError{rule, table.source, fmt.Errorf("%w: it meets %s at %s, and of a row that leaves or is deleted only the key is known: the other table's row of that key would go: ALTER TABLE … REPLICA IDENTITY FULL, or a Route of its own",
+				ErrNeedsFull, other.source, to)}
+		}
+		if !a.settled || !it.settled {
 			return &BindError{"Route", source, fmt.Errorf("%w: it meets %s at %s: %w: that of one would empty both: give both a Route with Only, PassTruncate or DropTruncate", ErrAmbiguous, a.source, to, ErrTruncate)}
 		}
 	}
 	if !slices.ContainsFunc(list, same) {
-		b.meet[to] = append(list, arrival{source, in.OID, settled})
+		b.meet[to] = append(list, it)
 	}
 	return nil
+}
+
+// siblings reports whether both are partitions of one table, whose keys no two rows have.
+func (a arrival) siblings(b arrival) bool {
+	return slices.ContainsFunc(a.above, func(n decode.Name) bool { return slices.Contains(b.above, n) })
 }
 
 // validateRoutes reports routes that take each other's tables.
@@ -189,7 +226,7 @@ func validateRoutes(rules []Rule) error {
 			continue
 		}
 		if seen[route.from] {
-			errs = append(errs, fmt.Errorf("rules: %w: %s: two routes for one table: only the first would count", ErrInvalidRule, route))
+			errs = append(errs, route.locate(fmt.Errorf("rules: %w: %s: two routes for one table: only the first would count", ErrInvalidRule, route)))
 		}
 		seen[route.from] = true
 		schema, _, exact := route.pattern.Exact()
@@ -201,7 +238,7 @@ func validateRoutes(rules []Rule) error {
 		}
 		to := decode.Name{Schema: schema, Name: route.table.text}
 		if other := meet[to]; other != nil {
-			errs = append(errs, fmt.Errorf("rules: %w: %s and %s meet: %w: say by Only, PassTruncate or DropTruncate in both what that of one of them means", ErrInvalidRule, other, route, ErrTruncate))
+			errs = append(errs, route.locate(fmt.Errorf("rules: %w: %s and %s meet: %w: say by Only, PassTruncate or DropTruncate in both what that of one of them means", ErrInvalidRule, other, route, ErrTruncate)))
 		}
 		meet[to] = route
 	}

@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/pgflo/flo/decode"
 )
@@ -13,6 +14,10 @@ func findColumns(rule string, s scope, names []string) ([]int, error) {
 	var found []int
 	for _, name := range names {
 		i := s.in.Column(name)
+		if s.seen != nil && !s.exact {
+			key := rule + ", column " + strconv.Quote(name)
+			s.seen[key] = s.seen[key] || i >= 0
+		}
 		if i >= 0 {
 			found = append(found, i)
 		} else if s.exact {

@@ -21,6 +21,8 @@ type comparer struct {
 	against func(canonical string) func(text []byte) (int, error)
 	// ordered is false if only equality is known (an enum whose labels are not).
 	ordered bool
+	// byText: equal values have equal texts, so that Eq, Ne and In need no order.
+	byText bool
 	// text: Contains and Matches work; plain gives what they look at.
 	text  bool
 	plain func(text []byte) []byte
@@ -136,7 +138,8 @@ func textComparer(base *decode.Type) *comparer {
 	}}
 }
 
-// enumComparer compares by the order in which the type declares its labels.
+// enumComparer compares by the order in which the type declares its labels. A row may have one that was added
+// after the type was described (ALTER TYPE … ADD VALUE): only an order needs to know it.
 func enumComparer(base *decode.Type) *comparer {
 	labels := slices.Clone(base.Labels)
 	canonical := func(l literal) (string, error) {
@@ -144,11 +147,11 @@ func enumComparer(base *decode.Type) *comparer {
 			return "", err
 		}
 		if len(labels) > 0 && !slices.Contains(labels, l.text) {
-			return "", fmt.Errorf("%w: enum %s has no label %q: it has %s", ErrType, base.Name, l.text, quoteAll(labels))
+			return "", &LabelError{base, l.text}
 		}
 		return l.text, nil
 	}
-	return &comparer{ordered: len(labels) > 0, canonical: canonical, against: func(s string) func([]byte) (int, error) {
+	return &comparer{ordered: len(labels) > 0, byText: true, canonical: canonical, against: func(s string) func([]byte) (int, error) {
 		want := slices.Index(labels, s)
 		return func(text []byte) (int, error) {
 			if string(text) == s {
@@ -156,7 +159,7 @@ func enumComparer(base *decode.Type) *comparer {
 			}
 			at := slices.Index(labels, string(text))
 			if at < 0 && len(labels) > 0 {
-				return 0, fmt.Errorf("%w: label %q is not among those that enum %s had when the table was described: start the replicator again", ErrType, text, base.Name)
+				return 0, &LabelError{base, string(text)}
 			}
 			return cmp.Or(cmp.Compare(at, want), 1), nil
 		}
@@ -212,7 +215,7 @@ func floatComparer(bits int) *comparer {
 			return d.String(), nil
 		}
 		f, err := strconv.ParseFloat(plain, bits)
-		if err != nil {
+		if err != nil || f == 0 && len(d.whole)+len(d.fraction) > 0 {
 			return "", fmt.Errorf("%w: %s is out of the range of a %d-bit float", ErrType, l.text, bits)
 		}
 		return floatText(f, bits), nil
@@ -278,6 +281,8 @@ func canonicalMoment(typ string, l literal) (string, error) {
 		return "infinity", nil
 	case m.infinite < 0:
 		return "-infinity", nil
+	case !inRange(typ, m.at):
+		return "", fmt.Errorf("%w: %s is out of the range of a %s", ErrType, l.text, typ)
 	}
 	text := timeText(m.at)
 	day, clock, _ := strings.Cut(text, " ")
@@ -289,13 +294,13 @@ func canonicalMoment(typ string, l literal) (string, error) {
 	midnight := hour+minute+second+m.at.Nanosecond() == 0
 	switch typ {
 	case "date":
-		if m.zone && l.kind != timeLiteral || m.clock && !midnight {
-			return "", fmt.Errorf("%w: %q has a time of day, a date has none", ErrType, l.text)
+		if m.zone && (l.kind != timeLiteral || !isUTC(l.text)) || m.clock && !midnight {
+			return "", fmt.Errorf("%w: %q has a time of day or a time zone, a date has none", ErrType, l.text)
 		}
 		return day + era, nil
 	case "timestamp":
 		if m.zone && !isUTC(l.text) {
-			return "", fmt.Errorf("%w: %q has a time zone, a timestamp without time zone is no instant: leave the zone out, or compare a timestamptz", ErrType, l.text)
+			return "", fmt.Errorf("%w: %q has a time zone, a timestamp without time zone is no instant: leave the zone out (of a time.Time: give it in UTC), or compare a timestamptz", ErrType, l.text)
 		}
 		return day + " " + strings.TrimSuffix(clock, "+00") + era, nil
 	}
@@ -312,7 +317,7 @@ func isUTC(s string) bool {
 func timeComparer() *comparer {
 	typ := decode.BuiltinType(1083)
 	canonical := func(l literal) (string, error) {
-		if _, err := decode.TextValue(typ, []byte(l.text)).TimeOfDay(); err != nil || l.kind != textLiteral {
+		if _, err := decode.TextValue(typ, []byte(l.text)).TimeOfDay(); err != nil || l.kind != textLiteral || !clockInRange(l.text) {
 			return "", malformed(l, "a time of day", "12:30:00")
 		}
 		return l.text, nil
@@ -344,7 +349,7 @@ func intervalComparer() *comparer {
 		return days, micros, err
 	}
 	canonical := func(l literal) (string, error) {
-		if _, _, err := span([]byte(l.text)); err != nil || l.kind != textLiteral {
+		if _, _, err := span([]byte(l.text)); err != nil || l.kind != textLiteral || decode.TextValue(typ, []byte(l.text)).Infinity() == 0 && !intervalInRange(l.text) {
 			return "", malformed(l, "an interval", "1 day 02:00:00")
 		}
 		return l.text, nil

@@ -17,8 +17,8 @@ import (
 // Values are compared by the column's type: numbers exactly, whatever their digits; timestamps with
 // time zone as instants; text, varchar, char(n) by code point (COLLATE "C"), citext in lower case; enums
 // in the order of their labels; dates, times, intervals, booleans, uuid, bytea as PostgreSQL does. A
-// value may be a string, which is read as PostgreSQL reads one of the column's type, or a Go number,
-// boolean, time.Time, []byte, or fmt.Stringer. What can't be compared with the column is an error when
+// value may be a string in the form in which PostgreSQL writes the column's type, or a Go number,
+// boolean, time.Time (against a timestamp without time zone: in UTC), []byte, or fmt.Stringer. What can't be compared with the column is an error when
 // the rule meets the table, never a silent false.
 //
 // The zero Condition is invalid.
@@ -282,6 +282,9 @@ func (c Condition) test(col *decode.Column) (func(text []byte) (bool, error), er
 			return nil, fmt.Errorf("%q, of type %s: %w", col.Name, typeName(col.Type), err)
 		}
 		tests[i] = cmp.against(text)
+		if cmp.byText && (c.op == opEq || c.op == opNe || c.op == opIn) {
+			tests[i] = func(x []byte) (int, error) { return strings.Compare(string(x), text), nil }
+		}
 	}
 	if c.op == opIn {
 		return func(text []byte) (bool, error) {

@@ -32,6 +32,22 @@ var (
 	ErrShape = errors.New("row does not have its relation's columns")
 )
 
+// LabelError says that an enum, as its table was described, lacks a label whose place among the others a rule
+// needs, or that a rule names. It may have been added since: a worker then asks for the labels of now. It
+// wraps ErrType.
+type LabelError struct {
+	Type  *decode.Type
+	Label string
+}
+
+// Error names the type, the label and those that it has.
+func (e *LabelError) Error() string {
+	return fmt.Sprintf("%v: enum %s has no label %q: it has %s", ErrType, e.Type.Name, e.Label, quoteAll(e.Type.Labels))
+}
+
+// Unwrap gives ErrType.
+func (e *LabelError) Unwrap() error { return ErrType }
+
 // BindError says which rule can't be used for which table.
 type BindError struct {
 	Rule  string // as it was written, for example `Mask("email")`

@@ -112,6 +112,9 @@ func (r *filterRule) bind(s scope) (bound, error) {
 		run = f.where
 	}
 	b := s.run(s.in, run)
+	if r.where && blind(s, names) {
+		b.blind = r.String()
+	}
 	switch {
 	case s.ops != 0 && !s.ops.has(decode.OpTruncate):
 	case r.truncate != nil:

@@ -10,7 +10,8 @@ import (
 // Each runs f for the rows of every table, copied and streamed alike: a rule of your own that leaves the
 // relation as it is. Within Table it runs for that table's rows only. Copied rows count as inserts.
 //
-// It runs for the operations given, of OpInsert, OpUpdate and OpDelete; without any, for all three. A
+// It runs for the operations given, of OpInsert, OpUpdate and OpDelete; without any, for all three. What
+// counts is c.Op: behind a Where, an update of the source may be an insert or a delete. A
 // rule that adds, removes or renames columns has to be a type of yours with a Bind method.
 func Each(f Func, ops ...decode.Op) Rule { return &eachRule{f: f, ops: ops} }
 
@@ -51,5 +52,7 @@ func (r *eachRule) bind(s scope) (bound, error) {
 	if s.ops = limit.within(s.ops); s.ops == 0 { // within an On that shares no operation: never runs
 		return s.unchanged(), nil
 	}
-	return s.run(s.in, r.f), nil
+	b := s.run(s.in, r.f)
+	b.steps[0].now = true // f is written for that operation's rows
+	return b, nil
 }

@@ -43,7 +43,7 @@ func literalOf(v any) (literal, error) {
 	case string:
 		return literal{v, textLiteral}, nil
 	case time.Time:
-		return literal{timeText(v), timeLiteral}, nil
+		return literal{zonedText(v), timeLiteral}, nil
 	case []byte:
 		return literal{`\x` + hex.EncodeToString(v), bytesLiteral}, nil
 	}
@@ -82,13 +82,22 @@ func floatText(f float64, bits int) string {
 }
 
 // timeText writes an instant as PostgreSQL does, in UTC.
-func timeText(t time.Time) string {
-	t = t.UTC()
+func timeText(t time.Time) string { return writeTime(t.UTC(), "-07") }
+
+// zonedText writes a time with the zone that it has: a timestamp without time zone takes none but UTC.
+func zonedText(t time.Time) string {
+	if _, offset := t.Zone(); offset == 0 {
+		return timeText(t)
+	}
+	return writeTime(t, "-07:00:00")
+}
+
+func writeTime(t time.Time, zone string) string {
 	year, era := t.Year(), ""
 	if year < 1 {
 		year, era = 1-year, " BC"
 	}
-	return fmt.Sprintf("%04d-%s+00%s", year, t.Format("01-02 15:04:05.999999"), era)
+	return fmt.Sprintf("%04d-%s%s", year, t.Format("01-02 15:04:05.999999"+zone), era)
 }
 
 // timePattern is ISO 8601 as PostgreSQL writes it, and RFC 3339.

@@ -1,6 +1,10 @@
 package rules
 
-import "io"
+import (
+	"io"
+
+	"github.com/pgflo/flo/decode"
+)
 
 // LoadRoutes reads routes from YAML, in the field names that pg_flo documents:
 //
@@ -9,11 +13,11 @@ import "io"
 //	  destination_table: customers     # or crm.customers, archive.*, all.$1; default: the source's
 //	  column_mappings:
 //	    - {source: id, destination: customer_id}
-//	  operations: [INSERT, UPDATE]     # others are dropped
+//	  operations: [INSERT, UPDATE]     # others are dropped; default: INSERT, UPDATE, DELETE
 //
 // Names and patterns are those of Route; a source table without a schema is sought in every one, and is
-// an error (ErrAmbiguous) once two schemas have it. operations has to be there; a TRUNCATE is left out
-// unless it is among them. Errors are as Load's. The result goes into the same list as the rules.
+// an error (ErrAmbiguous) once two schemas have it. A TRUNCATE is left out, as pg_flo leaves out all of
+// them, unless it is among the operations. Errors are as Load's. The result goes into the same list as the rules.
 func LoadRoutes(r io.Reader) ([]Rule, error) {
 	f := &file{}
 	doc := f.open(r)
@@ -47,16 +51,16 @@ func (f *file) route(e entry) Rule {
 		f.fail(e.key, "route: no source_table")
 		return nil
 	}
-	r := &routeRule{anySchema: true, to: "*", where: (&LoadError{File: f.name, Line: e.key.Line}).place()}
+	r := &routeRule{anySchema: true, to: "*", where: (&LoadError{File: f.name, Line: e.key.Line}).place() + ": table " + e.name}
 	r.from, _ = f.text(p["source_table"], "source_table")
 	if n := p["destination_table"]; n != nil {
 		r.to, _ = f.text(n, "destination_table")
 	}
+	ops := []decode.Op{decode.OpInsert, decode.OpUpdate, decode.OpDelete}
 	if n := p["operations"]; n != nil {
-		Only(f.operations(n)...).route(r)
-	} else {
-		f.fail(e.key, "route: no operations; they are some of INSERT, UPDATE, DELETE, TRUNCATE")
+		ops = f.operations(n)
 	}
+	Only(ops...).route(r)
 	if n := p["column_mappings"]; n != nil {
 		for _, item := range f.list(n, "column_mappings") {
 			f.column = ""

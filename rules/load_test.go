@@ -110,6 +110,28 @@ func TestFilterFilesDropKeyOnlyDeletesUnlessAllowed(t *testing.T) {
 	}
 }
 
+func TestARouteOfAFileWithoutOperationsTakesAllButTruncate(t *testing.T) {
+	routes, err := rules.LoadRoutes(strings.NewReader("users: {source_table: users, destination_table: customers}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := person(decode.IdentityFull)
+	b, err := rules.NewBinder(routes).Bind(in)
+	if err != nil || b.Out.Name != "customers" {
+		t.Fatalf("%+v, %v", b, err)
+	}
+	for _, op := range []decode.Op{decode.OpInsert, decode.OpUpdate, decode.OpDelete} {
+		if keep := b.Func == nil; !keep {
+			if keep, err = b.Func(&decode.Change{Op: op, Relation: in}); !keep || err != nil {
+				t.Errorf("%s: %t, %v", op, keep, err)
+			}
+		}
+	}
+	if _, keep, err := rules.NewBinder(routes).Truncate(&decode.Truncate{Relations: []*decode.Relation{in}}); keep || err != nil {
+		t.Errorf("TRUNCATE: %t, %v", keep, err)
+	}
+}
+
 func TestATruncateUnderAFilterOfAFileIsLeftOut(t *testing.T) {
 	in := person(decode.IdentityFull)
 	pass, err := rules.LoadRoutes(strings.NewReader("users: {source_table: users, operations: [INSERT, TRUNCATE]}"))
@@ -338,14 +360,16 @@ func TestLoadRoutesSaysWhatIsWrong(t *testing.T) {
 	for _, c := range []struct{ yaml, want string }{
 		{"users: []", "not a mapping"},
 		{"users: {destination_table: x, operations: [INSERT]}", "table users: invalid rule: route: no source_table"},
-		{"users: {source_table: users}", "no operations; they are some of INSERT, UPDATE, DELETE, TRUNCATE"},
 		{"users: {source_table: users, operations: [COPY]}", `"COPY" is none of`},
 		{"users: {source_tables: users, operations: [INSERT]}", `unknown field "source_tables"; allowed: source_table, destination_table, column_mappings, operations`},
 		{"users: {source_table: users, operations: [INSERT], column_mappings: [{source: a}]}", "a source and a destination"},
 		{"users: {source_table: users, operations: [INSERT], column_mappings: {a: b}}", "not a list"},
 		{"users: {source_table: users, operations: [INSERT], destination_table: a.b.c}", "more than one dot"},
 		{"users: {source_table: t_(.*), operations: [INSERT], destination_table: a.$2}", `no group "2"`},
-		{"a: {source_table: users, operations: [INSERT]}\nb: {source_table: users, operations: [INSERT]}", "two routes"},
+		{"a: {source_table: users, operations: [INSERT]}\nb: {source_table: users, operations: [INSERT]}", "rules file:2: table b: rules: invalid rule: Route(\"users\", \"*\"): two routes"},
+		{"a: {source_table: users, operations: [INSERT], column_mappings: [{source: id, destination: x}, {source: id, destination: y}]}", "rules file:1: table a: rules: invalid rule"},
+		{"a: {source_table: 'x.t_(', operations: [INSERT]}", "missing closing ): `t_(`"},
+		{"a: {source_table: 't_(a)[', operations: [INSERT]}", "missing closing ]: `[`"},
 	} {
 		_, err := rules.LoadRoutes(strings.NewReader(c.yaml))
 		if err == nil || !strings.Contains(err.Error(), c.want) || !errors.Is(err, rules.ErrInvalidRule) {

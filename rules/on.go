@@ -14,7 +14,9 @@ type opSet uint32
 func (s opSet) has(op decode.Op) bool { return s == 0 || s&(1<<op) != 0 }
 
 // On limits a rule to operations, for example On(Mask("email"), decode.OpUpdate). Copied rows count as
-// inserts. Other changes pass by the rule as they are.
+// inserts. Other changes pass by the rule as they are. A change that a Where before it made something else
+// of counts as both: On(Mask("email"), decode.OpInsert, decode.OpUpdate) masks the old row of an update that
+// has become a delete.
 //
 // An Exclude that is limited leaves the column in the relation, and marks its value decode.Absent in
 // the rows of those operations. A rule of yours that changes the relation can't be limited.

@@ -54,7 +54,8 @@ func RenameColumn(source, destination string) RouteOption {
 }
 
 // Only limits a route to operations: changes of others are dropped, a TRUNCATE too unless
-// decode.OpTruncate is among them.
+// decode.OpTruncate is among them. A change that a Where has made something else of passes only if both
+// are among them, what it was at the source and what it is now.
 func Only(ops ...decode.Op) RouteOption {
 	return routeOption(func(r *routeRule) {
 		r.limited = true

@@ -55,6 +55,11 @@ func (r *routeRule) parseFrom() error {
 	if err != nil {
 		return err
 	}
+	for _, part := range []string{schema, table} { // by themselves, so that an error shows what the user wrote
+		if _, err := regexp.Compile(part); err != nil {
+			return err
+		}
+	}
 	switch {
 	case schema != "":
 	case r.anySchema:

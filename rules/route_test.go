@@ -2,6 +2,7 @@ package rules_test
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -270,5 +271,24 @@ func TestUnmetTablesAreKnown(t *testing.T) {
 	}
 	if got := strings.Join(b.Unmet(), " "); got != "usres public.prders" {
 		t.Error(got)
+	}
+}
+
+func TestColumnsThatNoTableHasAreKnown(t *testing.T) {
+	b := rules.NewBinder([]rules.Rule{rules.Mask("emial"), rules.Mask("name"), rules.Exclude("name", "snn"), rules.Table("public.*", rules.Hash("phnoe", []byte("0123456789abcdef"))),
+		rules.On(rules.SetNull("x"), upd), rules.Table("other_*", rules.Mask("y")), rules.Table("orders", rules.Mask("note"))})
+	for _, in := range []*decode.Relation{table("public", "users", "id"), table("public", "orders", "id", "name", "note")} {
+		if _, err := b.Bind(in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := strings.Join(b.UnmetColumns(), "\n")
+	for _, name := range []string{"emial", "snn", "phnoe", "x"} {
+		if !strings.Contains(got, "column "+strconv.Quote(name)) {
+			t.Errorf("%q is missing: %s", name, got)
+		}
+	}
+	if strings.Count(got, "\n") != 3 {
+		t.Errorf("too many:\n%s", got)
 	}
 }

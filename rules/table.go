@@ -11,7 +11,8 @@ import (
 
 // Table uses rules, in order, for the tables that a pattern names: "public.users", "users" (in schema
 // public), "shop.*", `"a.b"."C*"`. Case counts, * is a wildcard, quotes take it away. A partition is
-// meant by its own name and by those of the tables above it.
+// meant by its own name and by those of the tables above it. A name or a parent that a table had once, as far
+// as the replicator has seen it, means it too: no rename, SET SCHEMA or DETACH lets data pass unmasked.
 //
 // Where the pattern has no wildcard, the columns that the rules name must be there: a spelling mistake
 // stops the worker instead of letting data pass unmasked.
@@ -56,6 +57,6 @@ func (r *tableRule) bind(s scope) (bound, error) {
 }
 
 func (r *tableRule) matches(in *decode.Relation) bool {
-	return r.pattern.Match(in.Schema, in.Name) ||
-		slices.ContainsFunc(in.Ancestors, func(n decode.Name) bool { return r.pattern.Match(n.Schema, n.Name) })
+	match := func(n decode.Name) bool { return r.pattern.Match(n.Schema, n.Name) }
+	return match(in.Qualified()) || slices.ContainsFunc(in.Ancestors, match) || slices.ContainsFunc(in.OtherNames, match)
 }

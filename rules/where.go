@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgflo/flo/decode"
@@ -20,6 +21,9 @@ import (
 // change; so a table with a column that could be that large (see docs/rules.md) needs REPLICA IDENTITY
 // FULL, or Exclude before Where: otherwise it is an ErrNeedsFull when the rule meets the table.
 //
+// For the same reason a table without FULL may not meet another one at a destination, unless both are
+// partitions of one table: deletes of rows that never passed would take the other table's (ErrNeedsFull).
+//
 // It takes Filter's options for TRUNCATE, and is refused at start without one, as Filter is: PassTruncate
 // keeps the destination equal, if nothing else writes to the table there. Tables that have none of the columns are left alone, unless
 // Table names them exactly.
@@ -37,11 +41,7 @@ func (f *filterFunc) where(c *decode.Change) (bool, error) {
 	}
 	switch c.Op {
 	case decode.OpInsert:
-		t, err := f.ask(view{row: c.New})
-		if err == nil && t != isTrue && t.may(isTrue) {
-			err = f.cannotTell(c)
-		}
-		return t == isTrue, err
+		return f.whereInsert(c)
 	case decode.OpUpdate:
 		return f.whereUpdate(c)
 	case decode.OpDelete:
@@ -50,6 +50,29 @@ func (f *filterFunc) where(c *decode.Change) (bool, error) {
 		}
 		t, err := f.ask(view{row: c.Old})
 		return err == nil && t.may(isTrue), err
+	}
+	return true, nil
+}
+
+// whereInsert takes an insert of the source, or one that another Where has made of an update: that one may
+// take the place of a row, of which Old holds the key, and which must go if it is not to be replaced.
+func (f *filterFunc) whereInsert(c *decode.Change) (bool, error) {
+	now, err := f.ask(view{row: c.New})
+	if err == nil && now != isTrue && now.may(isTrue) {
+		err = f.cannotTell(c)
+	}
+	if err != nil || c.Old == nil {
+		return now == isTrue, err
+	}
+	was, err := f.ask(view{row: c.Old})
+	switch {
+	case err != nil:
+		return false, err
+	case !was.may(isTrue): // by its key alone: it has never passed
+		c.Old, c.OldKey = nil, false
+		return now == isTrue, nil
+	case now != isTrue:
+		c.Op, c.New = decode.OpDelete, nil
 	}
 	return true, nil
 }
@@ -132,6 +155,13 @@ func checkWhole(rule string, s scope) error {
 	}
 	return &BindError{rule, s.in.Qualified(), fmt.Errorf("%w: an update may leave out %s: ALTER TABLE … REPLICA IDENTITY FULL, or Exclude what you do not need before Where",
 		ErrNeedsFull, strings.Join(large, ", "))}
+}
+
+// blind reports whether a Where may delete or replace rows of which it doesn't know whether they have passed:
+// only the old rows' keys are known, and the key alone doesn't decide.
+func blind(s scope, columns []string) bool {
+	return s.in.HasKey() && (s.ops.has(decode.OpUpdate) || s.ops.has(decode.OpDelete)) &&
+		slices.ContainsFunc(columns, func(c string) bool { i := s.in.Column(c); return i < 0 || !s.in.Columns[i].Key })
 }
 
 // A value is moved out of the row (and then left out of an update that did not change it) only if it is

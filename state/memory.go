@@ -13,6 +13,7 @@ type Memory struct {
 	replicator *Replicator
 	workers    map[string]memoryWorker
 	leases     map[string]memoryLease
+	tables     []Table // in the order of their OIDs
 }
 
 type memoryWorker struct {
@@ -124,6 +125,7 @@ func (m *Memory) Drop(ctx context.Context) error {
 	m.replicator = nil
 	clear(m.workers)
 	clear(m.leases)
+	m.tables = nil
 	return nil
 }
 

@@ -31,6 +31,11 @@ type Store interface {
 	Lease(ctx context.Context, name string) (Lease, uint64, error) // ErrNotFound
 	// PutLease writes a lease if its revision is still rev (0: it must not exist), else ErrConflict.
 	PutLease(ctx context.Context, l Lease, rev uint64) (uint64, error)
+	// Tables gives what is remembered of the published tables, in the order of their OIDs; none is no error.
+	Tables(ctx context.Context) ([]Table, error)
+	// AddTables adds what is not in the record yet: names and ancestors are never taken out of it, so that
+	// two writers don't undo each other. It must be stored when it returns.
+	AddTables(ctx context.Context, tables []Table) error
 	// Drop deletes all of the group's records.
 	Drop(ctx context.Context) error
 }

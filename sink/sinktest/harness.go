@@ -61,6 +61,9 @@ type Entry struct {
 	// New is the new row: column name to PostgreSQL's text, nil for NULL. Absent and unchanged columns
 	// are not in it. Nil if there is no new row.
 	New map[string]*string
+	// Old is the old row, as New; of one that is known by its key the key. An insert has it if it takes that
+	// row's place (decode.Change.Old): a reader of the destination needs it to find the row.
+	Old map[string]*string
 	// Unchanged columns, if the destination tells them from absent ones.
 	Unchanged []string
 }
@@ -89,7 +92,7 @@ func parseLine(line []byte) (Entry, error) {
 	}
 	var l struct {
 		Op, Schema, Table string
-		New               map[string]json.RawMessage
+		New, Old          map[string]json.RawMessage
 		Unchanged         []string
 		LSN               decode.LSN
 		Ordinal           uint64
@@ -102,21 +105,31 @@ func parseLine(line []byte) (Entry, error) {
 	if e.ID == "" {
 		e.ID = decode.Position{LSN: l.LSN, Ordinal: l.Ordinal}.String()
 	}
-	if l.New != nil {
-		e.New = make(map[string]*string, len(l.New))
+	var err error
+	if e.New, err = texts(l.New); err == nil {
+		e.Old, err = texts(l.Old)
 	}
-	for name, raw := range l.New {
+	return e, err
+}
+
+// texts gives a row of JSON values as text.
+func texts(row map[string]json.RawMessage) (map[string]*string, error) {
+	if row == nil {
+		return nil, nil
+	}
+	out := make(map[string]*string, len(row))
+	for name, raw := range row {
 		s := string(raw)
 		if s == "null" {
-			e.New[name] = nil
+			out[name] = nil
 			continue
 		}
 		if raw[0] == '"' {
 			if err := json.Unmarshal(raw, &s); err != nil {
-				return Entry{}, err
+				return nil, err
 			}
 		}
-		e.New[name] = &s
+		out[name] = &s
 	}
-	return e, nil
+	return out, nil
 }

@@ -38,6 +38,9 @@ func (l *ledger) table(rel *decode.Relation) map[string]Row {
 func (l *ledger) apply(c *decode.Change) {
 	switch c.Op {
 	case decode.OpInsert:
+		if c.Old != nil { // it takes that row's place
+			delete(l.table(c.Relation), c.Old[0].String())
+		}
 		l.table(c.Relation)[c.New[0].String()] = merge(Row{}, c)
 	case decode.OpUpdate:
 		rows, old := l.table(c.Relation), c.New[0].String()

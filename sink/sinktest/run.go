@@ -27,6 +27,7 @@ func Run(t *testing.T, f Factory) {
 		{"ContextEnds", testContextEnds},
 		{"NullAbsentUnchanged", testPresence},
 		{"EveryOperation", testEveryOperation},
+		{"ReplacingInsert", testReplacingInsert},
 		{"CopiedRows", testCopiedRows},
 		{"HostileNamesAndValues", testHostile},
 		{"BigRow", testBigRow},

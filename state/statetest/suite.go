@@ -27,6 +27,7 @@ func Run(t *testing.T, open func(t *testing.T) state.Store) {
 		"Drop":             testDrop,
 		"Context":          testContext,
 		"Lease":            testLease,
+		"Tables":           testTables,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
