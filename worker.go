@@ -282,7 +282,7 @@ func (s *working) opening() sink.Start {
 
 // waitOr waits for a session's goroutines, longer than work at most by closeBound, or in a stop until late: a
 // sink that doesn't return when its context has ended is left behind.
-func waitOr(work, late context.Context, g *errgroup.Group) (err error, hung <-chan struct{}) {
+func waitOr(work, late context.Context, g *errgroup.Group) (hung <-chan struct{}, err error) {
 	done := make(chan error, 1)
 	returned := make(chan struct{})
 	go func() {
@@ -291,7 +291,7 @@ func waitOr(work, late context.Context, g *errgroup.Group) (err error, hung <-ch
 	}()
 	select {
 	case err := <-done:
-		return err, nil
+		return nil, err
 	case <-work.Done():
 	}
 	t := time.NewTimer(closeBound)
@@ -299,11 +299,11 @@ func waitOr(work, late context.Context, g *errgroup.Group) (err error, hung <-ch
 	began := time.Now()
 	select {
 	case err := <-done:
-		return err, nil
+		return nil, err
 	case <-t.C:
 	case <-late.Done():
 	}
-	return fmt.Errorf("%w: the sink has not returned %s after its context ended", ErrNotDrained, time.Since(began).Round(time.Millisecond)), returned
+	return returned, fmt.Errorf("%w: the sink has not returned %s after its context ended", ErrNotDrained, time.Since(began).Round(time.Millisecond))
 }
 
 // run reads, decodes and writes until ctx ends. The stages overlap: while one batch is written, the
@@ -340,7 +340,7 @@ func (s *working) run(t *tenure, from place) error {
 		}
 		return err
 	})
-	err, hung := waitOr(t.work, t.late, g)
+	hung, err := waitOr(t.work, t.late, g)
 	if hung != nil {
 		s.hung = hung
 		return err
