@@ -299,6 +299,7 @@ func typedSink(copied, streamed, unchanged *atomic.Int64) sink.Func {
 // TestEveryTypeArrivesEqual proves that a column of every type, and an array of every type, arrive equal by
 // row::text: copied as raw bytes, copied through rules, and streamed, under a key and under REPLICA IDENTITY FULL.
 func TestEveryTypeArrivesEqual(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -46,6 +48,7 @@ type pipeline struct {
 	nats     *embednats.Server
 	link     flo.Option // how flo reaches NATS
 	f        *flo.Flo
+	ownSlot  bool // the default slot's name would meet other tests' on the shared server
 	stop     func() error
 }
 
@@ -53,6 +56,8 @@ type pipeline struct {
 func newPipeline(t testing.TB, schema ...string) *pipeline {
 	p := &pipeline{t: t, src: flotest.Postgres(t), dst: flotest.Postgres(t), nats: flotest.NATS(t)}
 	p.link = flo.WithNATSServer(p.nats)
+	whole, _, _ := strings.Cut(t.Name(), "/")
+	_, p.ownSlot = besideOthers.Load(whole)
 	for _, sql := range schema {
 		p.src.Exec(t, sql)
 		p.dst.Exec(t, sql)
@@ -63,9 +68,26 @@ func newPipeline(t testing.TB, schema ...string) *pipeline {
 // options of the pipeline, with a PostgreSQL sink unless extra brings another one.
 func (p *pipeline) options(extra ...flo.Option) []flo.Option {
 	return append([]flo.Option{
-		flo.WithGroup("shop"), flo.WithSource(p.src.URL), p.link, flo.WithLogger(logger(p.t)),
+		flo.WithGroup("shop"), flo.WithSource(p.src.URL), p.link, flo.WithLogger(logger(p.t)), flo.WithSlot(p.slot()),
 		flo.WithIdleInterval(200 * time.Millisecond),
 	}, extra...)
+}
+
+// slot is the name of the pipeline's slot.
+func (p *pipeline) slot() string {
+	if p.ownSlot {
+		return "flo_" + p.src.Name
+	}
+	return "flo_shop"
+}
+
+// besideOthers are the names of tests that run beside others.
+var besideOthers sync.Map
+
+// parallel lets a test that mostly waits run beside others.
+func parallel(t *testing.T) {
+	besideOthers.Store(t.Name(), true)
+	t.Parallel()
 }
 
 func (p *pipeline) sink(opts ...postgres.Option) *postgres.Sink {

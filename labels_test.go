@@ -8,6 +8,7 @@ import (
 )
 
 func TestALabelAddedToAnEnumIsKnownToItsFilters(t *testing.T) {
+	parallel(t)
 	for name, c := range map[string]struct {
 		condition rules.Condition
 		sql       string

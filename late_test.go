@@ -23,6 +23,7 @@ func (p *pipeline) lateWorker(ctx context.Context, db *flotest.DB, opts ...flo.W
 }
 
 func TestALateWorkerStartsAtNowWhereTheStreamNoLongerHoldsTheCopy(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.src.Exec(t, `INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i`)
@@ -96,6 +97,7 @@ func TestALateWorkerWaitsForTheEndOfTheCopy(t *testing.T) {
 
 // The stream's tail lies within a transaction: the late worker begins before it, and gets it whole.
 func TestALateWorkerStartsAtTheBoundaryOfATransactionThatIsOpenInTheStream(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.start(ctx, flo.WithSink(p.sink()))
@@ -150,6 +152,7 @@ func TestALateWorkerWhoseSinkLostItsCheckpointDoesNotSkipWhatCameSince(t *testin
 }
 
 func TestAnIdleWorkerIsReportedUntilItIsRemoved(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.start(ctx, flo.WithSink(p.sink()), flo.WithLeaseTime(time.Second))

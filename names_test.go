@@ -37,6 +37,7 @@ func masked(table string) rules.Rule {
 }
 
 func TestNoMaskIsLostToWhatHappensToATableBeforeItsRowsAreDecoded(t *testing.T) {
+	parallel(t)
 	for name, c := range map[string]struct{ backlog, later string }{
 		"detached":            {`INSERT INTO root VALUES (3, 'secret'); ALTER TABLE mid DETACH PARTITION leaf`, `INSERT INTO leaf VALUES (4, 'secret')`},
 		"the middle detached": {`INSERT INTO root VALUES (3, 'secret'); ALTER TABLE root DETACH PARTITION mid`, `INSERT INTO leaf VALUES (4, 'secret')`},

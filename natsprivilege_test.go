@@ -83,6 +83,7 @@ func (g *guardedNATS) nothingRefused(t testing.TB) {
 // A replicator and a worker live a whole life with the documented permissions: copy, stream, purge, a second
 // start that drops an earlier attempt's copy, Drop.
 func TestTheDocumentedNATSPermissionsAreEnough(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	g := startGuardedNATS(t)

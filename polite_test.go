@@ -34,6 +34,7 @@ func TestARowLargerThanMaxPayloadPasses(t *testing.T) {
 }
 
 func TestAStalledSinkOrNATSKeepsTheReplicationConnection(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.use(hasty(t).NewDB(t))
@@ -45,12 +46,12 @@ func TestAStalledSinkOrNATSKeepsTheReplicationConnection(t *testing.T) {
 	p.start(ctx, flo.WithSink(s))
 	p.src.Exec(t, `INSERT INTO t SELECT i, 'x' FROM generate_series(1, 1000) i`)
 	p.catchUp(ctx)
-	pid := p.src.QueryString(t, `SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'flo_shop'`)
+	pid := p.src.QueryString(t, `SELECT active_pid FROM pg_replication_slots WHERE slot_name = '`+p.slot()+`'`)
 	stalled.Store(true)
 	for began := time.Now(); time.Since(began) < 6*time.Second; {
 		p.src.Exec(t, `UPDATE t SET v = v || 'y' WHERE id % 10 = 0; SELECT pg_sleep(0.1)`)
 	}
-	if now := p.src.QueryString(t, `SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'flo_shop'`); now != pid {
+	if now := p.src.QueryString(t, `SELECT active_pid FROM pg_replication_slots WHERE slot_name = '`+p.slot()+`'`); now != pid {
 		t.Errorf("a stalled sink cost the replication connection: walsender %s is %s now", pid, now)
 	}
 	stalled.Store(false)
@@ -142,12 +143,13 @@ func TestAnIdlePublicationBesideABusyTableHoldsNoWAL(t *testing.T) {
 	eventually(t, within(t, ctx, 30*time.Second), "the WAL that the slot holds is small", func() bool {
 		p.src.Exec(t, `INSERT INTO busy VALUES ('x')`)
 		p.src.Exec(t, `CHECKPOINT`)
-		n, err := strconv.Atoi(p.src.QueryString(t, `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = 'flo_shop'`))
+		n, err := strconv.Atoi(p.src.QueryString(t, `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = '`+p.slot()+`'`))
 		return err == nil && n < 4<<20
 	})
 }
 
 func TestAFullStreamHoldsTheReplicatorBackUntilTheWorkerDrains(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	limit := flo.WithStreamMaxBytes(16 << 20)
@@ -180,6 +182,7 @@ func TestAFullStreamHoldsTheReplicatorBackUntilTheWorkerDrains(t *testing.T) {
 }
 
 func TestTheStreamIsPurgedBehindTheSlowestWorker(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.src.Exec(t, `INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 4000) i`)
@@ -239,6 +242,7 @@ func TestAStopIsBoundedWhileNATSIsAway(t *testing.T) {
 }
 
 func TestATransactionLargerThanTheStreamStopsAndGoesOnInALargerOne(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.start(ctx, flo.WithSink(p.sink()))

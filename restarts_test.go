@@ -14,6 +14,7 @@ import (
 // A copy that is cut short leaves parts of large rows in the stream, which the next attempt purges but for
 // the last: a worker that is still at the old attempt must not take that for a gap.
 func TestACopyOfRowsLargerThanMessagesIsCutShortAgainAndAgain(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, `CREATE TABLE big (id int PRIMARY KEY, w text)`)
 	p.src.Exec(t, `ALTER TABLE big ALTER w SET STORAGE EXTERNAL; INSERT INTO big SELECT i, repeat(md5(i::text), 100000) FROM generate_series(1, 40) i`)
@@ -61,6 +62,7 @@ func TestAModeThatDoesNotGoOnWithTheGroupsIsRefused(t *testing.T) {
 }
 
 func TestDropBesideARunningPipelineRemovesNothing(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.start(ctx, flo.WithSink(p.sink()), flo.WithLeaseTime(time.Second))

@@ -48,6 +48,7 @@ func TestAStreamRolledBackWhileRunningIsFilledUpAndAppliedOnce(t *testing.T) {
 }
 
 func TestAWorkerAheadOfARolledBackStreamWaitsAndSaysSo(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable, keylessTable)
 	store, window := lazyStore(p)
@@ -125,7 +126,7 @@ func TestSettleConfirmsAtOnceAndTheWindowHoldsAgain(t *testing.T) {
 // confirmed is where the source's slot stands.
 func (p *pipeline) confirmed() flo.LSN {
 	p.t.Helper()
-	lsn, err := decode.ParseLSN(p.src.QueryString(p.t, `SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'flo_shop'`))
+	lsn, err := decode.ParseLSN(p.src.QueryString(p.t, `SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '`+p.slot()+`'`))
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -135,7 +136,7 @@ func (p *pipeline) confirmed() flo.LSN {
 // endWalsender breaks the replication connection.
 func (p *pipeline) endWalsender(ctx context.Context) {
 	p.t.Helper()
-	const end = `SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE slot_name = 'flo_shop' AND active`
+	end := `SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE slot_name = '`+p.slot()+`' AND active`
 	eventually(p.t, ctx, "a walsender to end", func() bool { return p.src.QueryString(p.t, end) == "1" })
 }
 
@@ -187,6 +188,7 @@ func (p *pipeline) interruptedTransaction(ctx context.Context, rows int) {
 }
 
 func TestAnInterruptedTransactionGoesOnBehindItsLastChange(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, wideTable)
 	const rows = 20_000
@@ -266,6 +268,7 @@ func (p *pipeline) tamper(ctx context.Context) {
 }
 
 func TestATransactionDecodedDifferentlyIsForgottenAndSentWhole(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, wideTable)
 	const rows = 20_000
@@ -304,6 +307,7 @@ func TestATransactionDecodedDifferentlyIsForgottenAndSentWhole(t *testing.T) {
 }
 
 func TestANonTransactionalSinkSeesATransactionOnlyOnceItsEndIsStored(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, wideTable)
 	const rows = 20_000

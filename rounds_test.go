@@ -133,6 +133,7 @@ func TestATableMadeAgainUnderItsNameIsCopiedAfresh(t *testing.T) {
 // Two tables go into one, and the copy is cut short at many moments: the rows of the one that is whole stay, or both
 // come again together.
 func TestCopiesIntoOneTableAreCutShort(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t)
 	for _, db := range []*flotest.DB{p.src, p.dst} {
@@ -165,6 +166,7 @@ func TestCopiesIntoOneTableAreCutShort(t *testing.T) {
 
 // A chunk that NATS has lost is missed by the table's end: the worker asks for a fresh copy of that table.
 func TestACopyThatNATSLostAPartOfIsMadeAfresh(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, twoLarge)
 	p.src.Exec(t, fillTwo)

@@ -216,6 +216,7 @@ func TestSchemaSyncTwiceChangesNothing(t *testing.T) {
 // The destination's sessions are ended again and again while the schema is made, and once flo is stopped and
 // started: it goes on, and ends whole.
 func TestSchemaSyncGoesOnWhereItWasInterrupted(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)

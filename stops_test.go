@@ -102,6 +102,7 @@ func password(t testing.TB, db *flotest.DB) (user, pass string) {
 }
 
 func TestAnotherServerBehindTheSameAddressStops(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	one := flotest.NewServer(t)
 	p := newPipeline(t, smallTable)
@@ -130,6 +131,7 @@ func TestAnotherServerBehindTheSameAddressStops(t *testing.T) {
 }
 
 func TestASourceFromAnOlderBackupStops(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	server := flotest.NewServer(t, flotest.WithInitdbArgs("--wal-segsize=1"))
 	p := newPipeline(t, smallTable)
@@ -260,6 +262,7 @@ func TestAStreamDeletedUnderALoneReplicatorStops(t *testing.T) {
 }
 
 func TestAStateBucketDeletedWhileRunningStops(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	r := p.launch(ctx, flo.WithSink(p.sink()))
@@ -283,6 +286,7 @@ func (p *pipeline) purged(ctx context.Context) {
 }
 
 func TestANewWorkerIsToldThatHistoryIsGoneAndHoldsNobodyBack(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.src.Exec(t, `INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i`)
@@ -410,6 +414,7 @@ func TestRowSecurityThatAppliesToTheRoleStops(t *testing.T) {
 }
 
 func TestASecondReplicatorWaitsAndTakesOver(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable, keylessTable)
 	first := p.replicator()
@@ -469,6 +474,7 @@ func TestAConnectionClosedByItsOwnerStops(t *testing.T) {
 }
 
 func TestARemovedWorkerHoldsNobodyUp(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.start(ctx, flo.WithSink(p.sink()), flo.WithLeaseTime(time.Second))

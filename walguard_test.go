@@ -43,6 +43,7 @@ func warned(f *flo.Flo, words string) bool {
 }
 
 func TestASlotThatKeepsTooMuchWALIsShownAndWarnedOfUntilItIsDrained(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p, nats, r := awayFromNATS(t, ctx, flo.WarnOnWAL)
 	eventually(t, ctx, "the warning", func() bool { return warned(p.f, "keeps more than 16777216 bytes") })
@@ -63,9 +64,10 @@ func TestASlotThatKeepsTooMuchWALIsShownAndWarnedOfUntilItIsDrained(t *testing.T
 }
 
 func TestASlotThatKeepsTooMuchWALStopsRunAndTheNextStartDrainsIt(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p, nats, r := awayFromNATS(t, ctx, flo.StopOnWAL)
-	wantStop(t, r.ends(ctx), flo.ErrWALLimit, "flo_shop", "16777216", "Start again", "Drop")
+	wantStop(t, r.ends(ctx), flo.ErrWALLimit, p.slot(), "16777216", "Start again", "Drop")
 	if n := p.src.QueryString(t, `SELECT count(*) FROM pg_replication_slots`); n != "1" {
 		t.Fatalf("%s slots, want 1", n)
 	}
@@ -82,6 +84,7 @@ func TestASlotThatKeepsTooMuchWALStopsRunAndTheNextStartDrainsIt(t *testing.T) {
 }
 
 func TestASlotThatKeepsTooMuchWALIsDroppedWhereThatWasAskedFor(t *testing.T) {
+	parallel(t)
 	ctx := testContext(t)
 	p, nats, r := awayFromNATS(t, ctx, flo.DropSlotOnWAL)
 	wantStop(t, r.ends(ctx), flo.ErrWALLimit, "was dropped", "Drop")
