@@ -136,7 +136,7 @@ func (p *pipeline) confirmed() flo.LSN {
 // endWalsender breaks the replication connection.
 func (p *pipeline) endWalsender(ctx context.Context) {
 	p.t.Helper()
-	end := `SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE slot_name = '`+p.slot()+`' AND active`
+	end := `SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE slot_name = '` + p.slot() + `' AND active`
 	eventually(p.t, ctx, "a walsender to end", func() bool { return p.src.QueryString(p.t, end) == "1" })
 }
 

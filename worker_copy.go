@@ -64,6 +64,7 @@ type drainer struct {
 	parts   joiner
 	torn    time.Time // when a CopyOnly copy was found incomplete; zero: it was not
 
+	skip   string // of the checkpoints within the copy
 	tables map[uint32]*copyTable
 	marks  sequenceMarks
 	tasks  chan copyTask
@@ -85,22 +86,25 @@ func (f *feed) drain(ctx context.Context, r *round) error {
 	d := &drainer{feed: f, round: r, unread: map[uint32]bool{}, dropped: map[uint32]bool{}, tables: map[uint32]*copyTable{}, tasks: make(chan copyTask, copyQueue)}
 	for _, table := range r.tables {
 		d.unread[table] = true
+		f.setSkip(table, pending)
 	}
+	d.skip = formatSkips(f.skips)
 	f.status.set(PhaseCopying)
 	f.status.copying(len(r.tables))
 	if err := f.barrier(ctx); err != nil {
 		return err
 	}
+	from := r.seq + 1
+	if f.place.cp.CopyAttempt == r.attempt {
+		from = max(from, f.place.cp.CopySeq+1)
+	}
+	d.report.checkpoint(d.copyCheckpoint(from-1), false) // so that WaitFor sees that tables wait for their copy
 	if err := d.supersede(ctx); err != nil {
 		return err
 	}
 	d.keepTogether(ctx)
 	if err := d.describe(ctx); err != nil {
 		return err
-	}
-	from := r.seq + 1
-	if f.place.cp.CopyAttempt == r.attempt {
-		from = max(from, f.place.cp.CopySeq+1)
 	}
 	if err := d.resume(ctx, from); err != nil {
 		return err
@@ -490,11 +494,11 @@ func (d *drainer) progress(m *sequenceMark) {
 	}
 }
 
-// copyCheckpoint is the checkpoint within the copy; d.mu is held.
+// copyCheckpoint is the checkpoint within the copy.
 func (d *drainer) copyCheckpoint(seq uint64) decode.Checkpoint {
 	cp := d.cp
 	cp.Incarnation = d.stream.Incarnation()
-	cp.CopyAttempt, cp.CopySeq = d.round.attempt, seq
+	cp.CopyAttempt, cp.CopySeq, cp.Skip = d.round.attempt, seq, d.skip
 	return cp
 }
 
