@@ -2,6 +2,7 @@ package flo_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -55,7 +56,7 @@ func TestAnInterruptedCopyGoesOnWithWhatIsNotWhole(t *testing.T) {
 	p.src.Exec(t, fillTwo)
 	_, r := holdBack(t, ctx, p)
 	p.src.Exec(t, `UPDATE first SET v = 'beside' WHERE id % 100 = 0; DELETE FROM second WHERE id % 100 = 1; INSERT INTO second VALUES (-1, 'beside')`)
-	if err := r.stop(); err != nil {
+	if err := r.stop(); err != nil && !errors.Is(err, flo.ErrNotDrained) { // the stream is full
 		t.Fatal(err)
 	}
 	p.src.Exec(t, `UPDATE first SET v = 'between' WHERE id % 100 = 2; UPDATE second SET id = -id WHERE id % 100 = 3; INSERT INTO second VALUES (-2, 'between')`)
