@@ -117,7 +117,7 @@ func (s *replication) goOn(ctx context.Context) error {
 		return err
 	}
 	for i := range workers {
-		for _, oid := range s.wanted(&workers[i]) {
+		for _, oid := range s.wanted(&workers[i], asked) {
 			due[oid] = true
 		}
 	}
@@ -181,11 +181,12 @@ func (s *replication) added(ctx context.Context, asked []source.Table) ([]uint32
 	return added, nil
 }
 
-// wanted gives the tables that a worker has asked to be copied afresh, and that were not since.
-func (s *replication) wanted(w *state.Worker) []uint32 {
+// wanted gives the group's tables that a worker has asked to be copied afresh, and that were not since.
+func (s *replication) wanted(w *state.Worker, group []source.Table) []uint32 {
 	var tables []uint32
 	for _, oid := range w.Recopy {
-		if s.lineage.latest[oid] <= w.RecopyAttempt {
+		inGroup := slices.ContainsFunc(group, func(t source.Table) bool { return t.OID == oid })
+		if inGroup && s.lineage.latest[oid] <= w.RecopyAttempt {
 			tables = append(tables, oid)
 		}
 	}
@@ -289,7 +290,7 @@ func (s *replication) checkWants(ctx context.Context) error {
 		return nil // asked again soon
 	}
 	for i := range workers {
-		if w := &workers[i]; len(s.wanted(w)) > 0 {
+		if w := &workers[i]; len(s.wanted(w, s.tables)) > 0 {
 			s.log.WarnContext(ctx, "a worker needs tables afresh", slog.String("worker", w.Name), slog.Any("tables", w.Recopy))
 			return errRound
 		}

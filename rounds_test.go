@@ -279,3 +279,18 @@ func TestATableThatGetsItsKeyLaterIsCopiedAfresh(t *testing.T) {
 	p.catchUp(ctx)
 	p.equal(ctx)
 }
+
+// A table leaves the group before its copy is whole: nobody waits for it any more.
+func TestATableThatLeavesInMidCopyIsWaitedForByNobody(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, twoLarge)
+	p.src.Exec(t, fillTwo)
+	_, r := holdBack(t, ctx, p)
+	if err := r.stop(); err != nil && !errors.Is(err, flo.ErrNotDrained) {
+		t.Fatal(err)
+	}
+	p.start(ctx, flo.WithSink(p.sink()), flo.WithExcludeTables("second"))
+	p.src.Exec(t, `UPDATE first SET v = 'streamed' WHERE id < 10; INSERT INTO small VALUES (-1, 'streamed')`)
+	p.catchUp(ctx)
+	p.equal(ctx, "first", "small")
+}

@@ -70,6 +70,9 @@ func (f *feed) roundBegun(ctx context.Context, seq uint64, h *wire.Header, rec w
 		return err
 	}
 	r := &round{attempt: w.Attempt, base: w.Base, seq: seq}
+	f.skips = maps.Clone(f.skips)
+	group := w.Latest()
+	maps.DeleteFunc(f.skips, func(table uint32, _ decode.LSN) bool { _, in := group[table]; return !in }) // it has left
 	for _, t := range w.Tables {
 		if t.Attempt == w.Attempt {
 			r.tables = append(r.tables, t.Tables...)
