@@ -31,7 +31,7 @@ const copyRate = 2e6
 func TestKillsDuringCopy(t *testing.T) {
 	s := seed(t)
 	rnd := random(s, 0)
-	r := newRig(t, 4*time.Minute, "", "")
+	r := newRig(t, 8*time.Minute, "", "")
 	r.localNATS()
 	r.both(mixedSchema + copySchema)
 	must(t, execute(r.ctx, r.source, copyFill))

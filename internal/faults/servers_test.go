@@ -17,7 +17,7 @@ func TestServersDieWhileStreaming(t *testing.T) {
 	s := seed(t)
 	rnd := random(s, 0)
 	source, dest := flotest.NewServer(t), flotest.NewServer(t)
-	r := newRig(t, 3*time.Minute, source.NewDB(t).URL, dest.NewDB(t).URL)
+	r := newRig(t, 8*time.Minute, source.NewDB(t).URL, dest.NewDB(t).URL)
 	nats := r.natsProcess()
 	r.both(mixedSchema)
 	o := newOracle(r)

@@ -50,7 +50,7 @@ func (k killing) run(ctx context.Context, m *member, rnd *rand.Rand) error {
 // each by its own schedule, while pgbench and the mixed writers work.
 func TestKillsWhileStreaming(t *testing.T) {
 	s := seed(t)
-	r := newRig(t, 4*time.Minute, "", "")
+	r := newRig(t, 8*time.Minute, "", "")
 	r.localNATS()
 	r.both(mixedSchema)
 	l, writing := newLoad(r)
