@@ -82,9 +82,3 @@ type Message struct {
 	Content       []byte
 	Transactional bool
 }
-
-// SchemaChange is a DDL command in order with the rows.
-type SchemaChange struct {
-	Tag   string // command tag, for example "ALTER TABLE"
-	Query string // the statement's text as the client sent it; may hold other statements too
-}
