@@ -85,6 +85,7 @@ type config struct {
 	lease           time.Duration
 	idleInterval    time.Duration
 	stopTimeout     time.Duration
+	resync          string
 	walLimit        int64
 	walAction       WALAction
 

@@ -45,7 +45,7 @@ func (s *replication) watchAdopted(ctx context.Context) error {
 	p, err := s.r.source.AdoptPublications(ctx, conn, s.r.cfg.publications)
 	if errors.Is(err, source.ErrTable) || errors.Is(err, source.ErrSource) {
 		return &adoptedChanged{fmt.Errorf("a publication was changed while changes were read from it, so that some may be missing; "+
-			"mend it, and if the table was written to meanwhile, call Drop and start over with a fresh copy: %w", err)}
+			"mend it, and if the table was written to meanwhile, %s: %w", startOver, err)}
 	}
 	if err != nil {
 		return err

@@ -160,7 +160,7 @@ func (s *replication) added(ctx context.Context, asked []source.Table) ([]uint32
 		return nil, err
 	}
 	if len(published) == 0 && len(asked) > 0 {
-		return nil, fmt.Errorf("%w: publication %q holds none of the tables that are asked for: it was dropped or changed; call Drop and start over", ErrTables, name)
+		return nil, fmt.Errorf("%w: publication %q holds none of the tables that are asked for: it was dropped or changed; %s", ErrTables, name, startOver)
 	}
 	have := map[uint32]bool{}
 	for _, t := range published {

@@ -14,6 +14,7 @@ type Memory struct {
 	workers    map[string]memoryWorker
 	leases     map[string]memoryLease
 	tables     []Table // in the order of their OIDs
+	resync     Resync
 }
 
 type memoryWorker struct {
@@ -125,7 +126,7 @@ func (m *Memory) Drop(ctx context.Context) error {
 	m.replicator = nil
 	clear(m.workers)
 	clear(m.leases)
-	m.tables = nil
+	m.tables, m.resync = nil, Resync{}
 	return nil
 }
 
