@@ -127,7 +127,7 @@ func (s *replication) goOn(ctx context.Context) error {
 		}
 	}
 	if s.r.cfg.adopts() {
-		return nil
+		return s.adopted(ctx)
 	}
 	return s.ensurePublications(ctx, asked)
 }
@@ -135,8 +135,10 @@ func (s *replication) goOn(ctx context.Context) error {
 // askedFor gives the tables that the group is to have, and those that are new to it.
 func (s *replication) askedFor(ctx context.Context) (asked []source.Table, added []uint32, err error) {
 	if s.r.cfg.adopts() {
-		err = s.adopt(ctx)
-		return s.tables, nil, err
+		if err = s.adopt(ctx); err == nil {
+			added, err = s.addedByOwner(ctx)
+		}
+		return s.tables, added, err
 	}
 	if asked, err = s.resolve(ctx, s.conn); err != nil {
 		return nil, nil, err

@@ -46,8 +46,9 @@ type replication struct {
 	finished bool   // a CopyOnly copy is whole
 
 	pub       *bus.Publisher
-	published []string       // names of the publications
-	tables    []source.Table // of the group
+	published []string            // names of the publications
+	tables    []source.Table      // of the group
+	entries   map[uint32][]uint32 // what publishes them, where somebody else owns the publications
 	lineage   lineage
 	round     []source.Table  // those that this session copies
 	slot      *source.NewSlot // holds the snapshot until the copy has imported it
@@ -295,7 +296,10 @@ func (s *replication) begin(ctx context.Context) error {
 	if err := s.createSlot(ctx); err != nil {
 		return err
 	}
-	return s.publishStart(ctx)
+	if err := s.publishStart(ctx); err != nil {
+		return err
+	}
+	return s.adopted(ctx)
 }
 
 // publish resolves the tables and makes the publications, before the slot: a slot made first would

@@ -282,6 +282,14 @@ func (st *streaming) relation(ctx context.Context, data []byte) error {
 	}
 	ch := make(chan result, 1)
 	go func() {
+		joins, err := st.joins(ctx, st.replication.conn, rel.OID)
+		if joins {
+			err = errRound
+		}
+		if err != nil {
+			ch <- result{err: err}
+			return
+		}
 		records, err := st.appendDescription(ctx, st.replication.conn, nil, rel)
 		ch <- result{records, err}
 	}()

@@ -15,6 +15,7 @@ type Memory struct {
 	leases     map[string]memoryLease
 	tables     []Table // in the order of their OIDs
 	resync     Resync
+	adopted    *Adopted
 }
 
 type memoryWorker struct {
@@ -126,7 +127,7 @@ func (m *Memory) Drop(ctx context.Context) error {
 	m.replicator = nil
 	clear(m.workers)
 	clear(m.leases)
-	m.tables, m.resync = nil, Resync{}
+	m.tables, m.resync, m.adopted = nil, Resync{}, nil
 	return nil
 }
 

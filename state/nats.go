@@ -40,7 +40,7 @@ type natsStore struct {
 
 // NewNATS opens the group's bucket, BucketName(group), or makes it if create is set; without it a
 // missing bucket is ErrNotFound. replicas is used when it is made; 0 is 1. Keys are "replicator",
-// "workers.<name>", "leases.<name>", "tables.<n>" and "resync", values JSON: `nats kv get flo_<group> replicator`.
+// "workers.<name>", "leases.<name>", "tables.<n>", "adopted" and "resync", values JSON: `nats kv get flo_<group> replicator`.
 //
 // The bucket is made without direct reads, which a replica that is behind may answer: the client
 // asks the stream's leader then. They are turned off in a bucket that allows them if create is set;

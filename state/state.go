@@ -38,6 +38,10 @@ type Store interface {
 	AddTables(ctx context.Context, tables []Table) error
 	// ForgetTables takes all tables out of the record.
 	ForgetTables(ctx context.Context) error
+	// Adopted gives the tables of publications that somebody else owns, as PutAdopted wrote them: ErrNotFound if it
+	// never did. Only the holder of ReplicatorLease may write them.
+	Adopted(ctx context.Context) (Adopted, error)
+	PutAdopted(ctx context.Context, a Adopted) error
 	// Resync gives what is remembered of requests to start over; zero if there was none.
 	Resync(ctx context.Context) (Resync, error)
 	// PutResync writes that. Only the holder of ReplicatorLease may.

@@ -43,3 +43,18 @@ func testResync(t *testing.T, s state.Store) {
 	}
 	is(t, s.Drop(t.Context()), nil)
 }
+
+// The tables of others' publications are what was written last.
+func testAdopted(t *testing.T, s state.Store) {
+	_, err := s.Adopted(t.Context())
+	is(t, err, state.ErrNotFound)
+	for _, a := range []state.Adopted{{Tables: map[uint32][]uint32{1 << 31: {17, 18}, 5: {17}}}, {Tables: map[uint32][]uint32{}}} {
+		is(t, s.PutAdopted(t.Context(), a), nil)
+		got, err := s.Adopted(t.Context())
+		is(t, err, nil)
+		if len(got.Tables) != len(a.Tables) || len(a.Tables) > 0 && !reflect.DeepEqual(got, a) {
+			t.Fatalf("read %+v, want %+v", got, a)
+		}
+	}
+	is(t, s.Drop(t.Context()), nil)
+}

@@ -29,6 +29,7 @@ func Run(t *testing.T, open func(t *testing.T) state.Store) {
 		"Lease":            testLease,
 		"Tables":           testTables,
 		"Resync":           testResync,
+		"Adopted":          testAdopted,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
