@@ -63,6 +63,9 @@ type Sink struct {
 
 	stats  counters
 	schema schemaState
+
+	merging sync.Map // attempts whose rows go into a table of their own, by source
+	keys    knownKeys
 }
 
 // transaction is the state of the destination transaction that is open between batches.
@@ -161,6 +164,12 @@ func (s *Sink) Open(ctx context.Context, st sink.Start) (decode.Checkpoint, erro
 	if err := cp.UnmarshalText([]byte(text)); err != nil {
 		return none, sink.Permanent(fmt.Errorf("sink/postgres: %s.checkpoints of group %q, worker %q: %w", s.config.schema, st.Group, st.Worker, err))
 	}
+	keys, err := s.readKeys(ctx, s.main.pg, keysPrefix(&st))
+	if err != nil {
+		s.rollback(ctx)
+		return none, judge(err, -1)
+	}
+	s.keys.set(keys)
 	s.stored, s.open = text, true
 	s.start.Store(&st)
 	return cp, nil
