@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgflo/flo/internal/names"
 )
 
 // Defaults and limits of the options.
@@ -32,6 +34,10 @@ type config struct {
 	logger      *slog.Logger
 	sync        *schemaSync
 	tolerated   []MisfitKind
+
+	merge         []string // patterns of WithMergeCopy
+	mergeAll      bool
+	mergePatterns []names.Pattern
 
 	rowByRow bool // for tests: no COPY
 }
@@ -101,6 +107,7 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 		invalid("WithLogger(nil): leave the option out for silence")
 	}
 	c.sync.validate(invalid)
+	c.parseMerge(invalid)
 	for _, k := range c.tolerated {
 		if !slices.Contains(tolerable[:], k) {
 			invalid("WithTolerated(%q): want MisfitType or MisfitKey", string(k))

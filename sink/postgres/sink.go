@@ -65,7 +65,9 @@ type Sink struct {
 	schema schemaState
 
 	lanes     lanes
-	followers string // rows of checkpoints that are stored together with this one's, as an array; "" for none
+	followers string   // rows of checkpoints that are stored together with this one's, as an array; "" for none
+	merging   sync.Map // attempts whose rows go into a table of their own, by source
+	keys      knownKeys
 }
 
 // transaction is the state of the destination transaction that is open between batches.
@@ -178,6 +180,12 @@ func (s *Sink) openOne(ctx context.Context, st sink.Start) (decode.Checkpoint, e
 	if err := cp.UnmarshalText([]byte(text)); err != nil {
 		return none, sink.Permanent(fmt.Errorf("sink/postgres: %s.checkpoints of group %q, worker %q: %w", s.config.schema, st.Group, st.Worker, err))
 	}
+	keys, err := s.readKeys(ctx, s.main.pg, keysPrefix(&st))
+	if err != nil {
+		s.rollback(ctx)
+		return none, judge(err, -1)
+	}
+	s.keys.set(keys)
 	s.stored, s.open = text, true
 	s.start.Store(&st)
 	return cp, nil
