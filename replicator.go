@@ -26,7 +26,9 @@ type Replicator struct {
 	settle  atomic.Int64    // rises with each call of Settle
 	last    context.Context // ends when a stop has to be over; of this Run
 	afresh  atomic.Bool     // the next session begins another attempt, whatever the stream says
-	settled atomic.Int64    // the calls that were seen to
+	// unanchored: the server could not decode the stream's last transaction again, so that it isn't asked for.
+	unanchored atomic.Bool
+	settled    atomic.Int64 // the calls that were seen to
 }
 
 // NewReplicator makes the half that reads PostgreSQL. It needs the replicator's options only,
