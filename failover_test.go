@@ -183,3 +183,93 @@ func TestAPromotedStandbyThatLacksTransactionsStops(t *testing.T) {
 		t.Errorf("the destination has %s rows, want the 2100 it had", n)
 	}
 }
+
+func TestSlotFailoverOnAnOlderServerIsRefused(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	if serverVersion(t, p.src) >= 170000 {
+		t.Skip("the server knows failover slots")
+	}
+	wantStop(t, p.launch(ctx, flo.WithSlotFailover(), flo.WithSink(p.sink())).ends(ctx), flo.ErrSourceSettings, "WithSlotFailover", "17")
+}
+
+// The primary dies under load. On the standby, promoted, the synchronized slot stands where flo can go on.
+func TestAFailoverSlotGoesOnOnThePromotedStandby(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	primary := flotest.NewServer(t)
+	p := newPipeline(t, smallTable)
+	p.use(primary.NewDB(t))
+	if serverVersion(t, p.src) < 170000 {
+		t.Skip("failover slots came with PostgreSQL 17")
+	}
+	p.src.Exec(t, smallTable)
+	copied(t, ctx, p) // with an ordinary slot, which becomes another one
+	standby := standbyOf(t, ctx, primary, flotest.WithSetting("primary_slot_name", "standby"), flotest.WithSetting("hot_standby_feedback", "on"))
+	p.src.Exec(t, `SELECT pg_create_physical_replication_slot('standby')`)
+	if err := primary.SetSetting("synchronized_standby_slots", "standby"); err != nil {
+		t.Fatal(err)
+	}
+	if err := primary.Reload(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r := p.launch(ctx, flo.WithSlotFailover(), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	other := p.on(standby)
+	n := 0
+	eventually(t, ctx, "the slot is on the standby", func() bool {
+		n++
+		p.src.Exec(t, `INSERT INTO t VALUES ($1, 'while the slot is synchronized'); `, 1000+n)
+		p.src.Exec(t, `SELECT pg_log_standby_snapshot()`)
+		other.Exec(t, `SELECT pg_sync_replication_slots()`)
+		return other.QueryString(t, `SELECT count(*) FROM pg_replication_slots WHERE slot_name = '`+p.slot()+`' AND synced AND NOT temporary`) == "1"
+	})
+	p.src.Exec(t, `INSERT INTO t SELECT i, 'the last ones' FROM generate_series(5000, 6000) i`)
+	p.catchUp(ctx)
+	if _, err := primary.Stop(ctx, flotest.Immediate); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	other.Exec(t, `SELECT pg_promote()`)
+	p.use(other)
+	p.src.Exec(t, `INSERT INTO t VALUES (7000, 'behind the failover'); UPDATE t SET v = v || '.' WHERE id % 3 = 0`)
+	// The promoted server waits for no standby of its own.
+	p.src.Exec(t, `ALTER SYSTEM SET synchronized_standby_slots = ''`)
+	p.src.Exec(t, `SELECT pg_reload_conf()`)
+	r = p.launch(ctx, flo.WithSlotFailover(), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.equal(ctx)
+	r.running()
+}
+
+// The source is a standby, on which nothing can be written: the publication is made on the primary.
+func TestAStandbyIsCopiedAndStreamed(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	primary := flotest.NewServer(t)
+	p := newPipeline(t, smallTable)
+	p.use(primary.NewDB(t))
+	if serverVersion(t, p.src) < 160000 {
+		t.Skip("logical decoding on a standby came with PostgreSQL 16")
+	}
+	p.src.Exec(t, smallTable)
+	p.src.Exec(t, `CREATE PUBLICATION everything FOR TABLE t; INSERT INTO t SELECT i, 'copied' FROM generate_series(1, 1000) i`)
+	standby := p.on(standbyOf(t, ctx, primary, flotest.WithSetting("hot_standby_feedback", "on")))
+	p.replayed(ctx, standby)
+	for range 2 {
+		r := p.launch(ctx, flo.WithSource(standby.URL), flo.WithPublication("everything"), flo.WithSink(p.sink()))
+		eventually(t, ctx, "the slot is made", func() bool { // it waits for what a primary logs every 15 s, or now
+			r.running()
+			p.src.Exec(t, `SELECT pg_log_standby_snapshot()`)
+			return standby.QueryString(t, `SELECT count(*) FROM pg_replication_slots WHERE slot_name = '`+p.slot()+`' AND active AND confirmed_flush_lsn IS NOT NULL`) == "1"
+		})
+		p.src.Exec(t, `INSERT INTO t SELECT max(id) + 1, 'streamed' FROM t; UPDATE t SET v = v || '.' WHERE id % 7 = 0; DELETE FROM t WHERE id % 11 = 0`)
+		p.catchUp(ctx)
+		p.equal(ctx)
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -47,7 +47,7 @@ func newReplicator(c *config) *Replicator {
 	logger := c.logger.With(slog.String("group", c.group), slog.String("half", "replicator"))
 	return &Replicator{
 		cfg:    c,
-		source: source.Config{Conn: c.source, Password: c.password, AppName: "flo " + c.group, Logger: logger},
+		source: source.Config{Conn: c.source, Password: c.password, AppName: "flo " + c.group, SlotFailover: c.slotFailover, Logger: logger},
 		status: replicatorStatus{commonStatus: commonStatus{phase: PhaseStopped}},
 	}
 }
@@ -168,6 +168,9 @@ func (r *Replicator) replicate(t *tenure, link *link, store state.Store) error {
 	}
 	if sys.Version < minSourceVersion {
 		return fmt.Errorf("%w: it is PostgreSQL %d, flo needs 13 or later", ErrSourceSettings, sys.Version/10000)
+	}
+	if r.cfg.slotFailover && sys.Version < source.FailoverVersion {
+		return fmt.Errorf("%w: WithSlotFailover needs PostgreSQL 17 or later, the source is %d: leave it out", ErrSourceSettings, sys.Version/10000)
 	}
 	stream, _, err := bus.Create(ctx, r.cfg.bus(link), sys.ID, sys.Database)
 	if err != nil {

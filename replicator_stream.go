@@ -84,6 +84,11 @@ func (s *replication) run(ctx context.Context) error {
 			return nil
 		})
 	}
+	if err := s.r.source.EnsureFailover(ctx, s.conn, s.r.cfg.slot); err != nil {
+		cancel()
+		g.Wait()
+		return err
+	}
 	anchored := s.anchorOf(ctx)
 	conn, err := s.r.source.StartStream(work, source.StreamConfig{
 		Slot: s.r.cfg.slot, Publications: s.published, From: s.tail.End, Since: anchored.since(), System: s.sys,
