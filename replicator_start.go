@@ -37,6 +37,7 @@ type replication struct {
 	last     uint64 // the stream's last sequence
 	tailSeq  uint64
 	tail     wire.Point
+	tailTime time.Time // of the commit that the tail ends with; zero if it ends otherwise
 	attempt  uint32
 	copyDone bool   // or was, when the session began
 	noCopy   bool   // the attempt began without a copy
@@ -55,13 +56,14 @@ type replication struct {
 	made      bool            // this session made the group's slot
 	lineages  lineages
 
-	acked    ackedPositions
-	swept    bool                       // nothing of a copy is in the stream any more
-	whole    atomic.Bool                // the copy is whole, and the stream says so
-	verified atomic.Uint64              // the last sequence that this session knows to be stored
-	stored   atomic.Pointer[wire.Point] // where `changes` ends in the stream
-	gate     byteGate
-	workers  idleWatch // the upkeep's
+	acked      ackedPositions
+	lastCommit atomic.Pointer[commitStamp] // of the last transaction that was received
+	swept      bool                        // nothing of a copy is in the stream any more
+	whole      atomic.Bool                 // the copy is whole, and the stream says so
+	verified   atomic.Uint64               // the last sequence that this session knows to be stored
+	stored     atomic.Pointer[wire.Point]  // where `changes` ends in the stream
+	gate       byteGate
+	workers    idleWatch // the upkeep's
 }
 
 // newSession draws the name under which a session writes.
@@ -113,6 +115,9 @@ func (s *replication) readTail(ctx context.Context) error {
 	s.verified.Store(msg.Seq)
 	if h.Parts > 1 {
 		return nil
+	}
+	if s.tailTime, err = commitTime(body); err != nil {
+		return err
 	}
 	return wire.Walk(body, func(rec wire.Record) error {
 		switch rec.Type {
