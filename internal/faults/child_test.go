@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/embednats"
@@ -43,13 +45,17 @@ type childConfig struct {
 	ReplayWindow    time.Duration `json:",omitempty"`
 	StreamMaxBytes  int64         `json:",omitempty"`
 
-	Destination string `json:",omitempty"` // URL; or
-	Folder      string `json:",omitempty"` // of the file sink
-	BatchSize   int    `json:",omitempty"`
-	BatchBytes  int    `json:",omitempty"`
+	Destination string        `json:",omitempty"` // URL; or
+	Folder      string        `json:",omitempty"` // of the file sink
+	BatchSize   int           `json:",omitempty"`
+	BatchBytes  int           `json:",omitempty"`
+	Flush       time.Duration `json:",omitempty"`
+	Moods       *moods        `json:",omitempty"` // of the sink
 
-	Listen string `json:",omitempty"` // of the NATS server
-	Dir    string `json:",omitempty"` // of its store
+	Listen     string `json:",omitempty"` // of the NATS server
+	Dir        string `json:",omitempty"` // of its store
+	MaxPayload int    `json:",omitempty"` // in bytes
+	LazySync   bool   `json:",omitempty"` // it acknowledges what is not on the disk yet
 }
 
 // childStatus is a line of a child's standard output, written whenever it has changed.
@@ -169,8 +175,12 @@ func report(ctx context.Context, run func(context.Context) error, status func())
 }
 
 func (c *childConfig) common(log *slog.Logger) []flo.Option {
-	return []flo.Option{flo.WithGroup(c.Group), flo.WithNATSURL(c.NATS), flo.WithLogger(log), flo.WithLeaseTime(leaseTime)}
+	return []flo.Option{flo.WithGroup(c.Group), flo.WithLogger(log), flo.WithLeaseTime(leaseTime),
+		flo.WithNATSURL(c.NATS, nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, 0), nats.IgnoreDiscoveredServers())}
 }
+
+// reconnectWait is short: links and servers are back soon.
+const reconnectWait = 50 * time.Millisecond
 
 // leaseTime is short: processes that are paused are superseded after it.
 const leaseTime = 2 * time.Second
@@ -213,10 +223,13 @@ func runWorker(ctx context.Context, c *childConfig, log *slog.Logger, status fun
 	if c.BatchSize > 0 {
 		own = append(own, flo.WithBatchSize(c.BatchSize))
 	}
+	if c.Flush > 0 {
+		own = append(own, flo.WithFlushInterval(c.Flush))
+	}
 	if c.BatchBytes > 0 {
 		own = append(own, flo.WithBatchBytes(c.BatchBytes))
 	}
-	w, err := flo.NewWorker(append(c.common(log), flo.WithWorker(c.Name, s, own...))...)
+	w, err := flo.NewWorker(append(c.common(log), flo.WithWorker(c.Name, withMoods(s, c.Moods), own...))...)
 	if err != nil {
 		return err
 	}
@@ -228,7 +241,14 @@ func runWorker(ctx context.Context, c *childConfig, log *slog.Logger, status fun
 }
 
 func runNATS(ctx context.Context, c *childConfig, log *slog.Logger, status func(childStatus)) error {
-	s, err := embednats.Start(ctx, embednats.WithDir(c.Dir), embednats.WithListen(c.Listen), embednats.WithLogger(log))
+	opts := []embednats.Option{embednats.WithDir(c.Dir), embednats.WithListen(c.Listen), embednats.WithLogger(log)}
+	if c.MaxPayload > 0 {
+		opts = append(opts, embednats.WithMaxPayload(c.MaxPayload))
+	}
+	if c.LazySync {
+		opts = append(opts, embednats.WithSyncInterval(time.Minute))
+	}
+	s, err := embednats.Start(ctx, opts...)
 	if err != nil {
 		return err
 	}
