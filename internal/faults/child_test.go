@@ -37,6 +37,9 @@ type childConfig struct {
 	Name  string // of the worker, and in the test's log
 	Group string
 
+	Lease       time.Duration `json:",omitempty"` // 0: leaseTime
+	StopTimeout time.Duration `json:",omitempty"` // 0: flo's default
+
 	Source string // URL
 	NATS   string // URL
 
@@ -175,8 +178,16 @@ func report(ctx context.Context, run func(context.Context) error, status func())
 }
 
 func (c *childConfig) common(log *slog.Logger) []flo.Option {
-	return []flo.Option{flo.WithGroup(c.Group), flo.WithLogger(log), flo.WithLeaseTime(leaseTime),
+	lease := leaseTime
+	if c.Lease > 0 {
+		lease = c.Lease
+	}
+	opts := []flo.Option{flo.WithGroup(c.Group), flo.WithLogger(log), flo.WithLeaseTime(lease),
 		flo.WithNATSURL(c.NATS, nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, 0), nats.IgnoreDiscoveredServers())}
+	if c.StopTimeout > 0 {
+		opts = append(opts, flo.WithStopTimeout(c.StopTimeout))
+	}
+	return opts
 }
 
 // reconnectWait is short: links and servers are back soon.
