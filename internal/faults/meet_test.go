@@ -163,7 +163,8 @@ func (r *randomRun) paused(i int, f fault, m *member) {
 		m = r.workers[0] // a folder's lock has no successor as long as the holder lives
 	}
 	r.say(i, f, m, "")
-	if f.n%2 == 0 {
+	armed := f.n%2 == 0
+	if armed {
 		points := boundaries(m)
 		r.kill(m)
 		must(r.t, m.startArmed(fmt.Sprintf("%s:%d:stop", points[f.point%uint32(len(points))], f.n)))
@@ -188,7 +189,7 @@ func (r *randomRun) paused(i int, f fault, m *member) {
 		r.t.Errorf("%s: the one that was paused ended by itself: %v", m.cfg.Name, old.err)
 	default:
 	}
-	if f.which&1 == 0 { // the one that was paused takes over again
+	if f.which&1 == 0 && !armed { // the one that was paused takes over again; an armed one might pause once more
 		r.tally.Kills++
 		m.swap(old).kill()
 		return
