@@ -23,6 +23,9 @@ type moods struct {
 	Wait   time.Duration // at most; drawn each time
 }
 
+// failuresOfALife bounds how often a sink fails: each failure costs a session, and a longer wait before the next.
+const failuresOfALife = 3
+
 var errMood = errors.New("the sink was told to fail")
 
 // faulty is a sink with moods before another one.
@@ -31,6 +34,7 @@ type faulty struct {
 	moods
 	mu  sync.Mutex
 	rnd *rand.Rand
+	bad int // failures so far
 }
 
 // faultyCopier is one that takes raw copies.
@@ -58,6 +62,11 @@ func (f *faulty) Unwrap() sink.Sink { return f.Sink }
 func (f *faulty) do(ctx context.Context, what string, call func() error) error {
 	f.mu.Lock()
 	n, wait := f.rnd.IntN(1000), between(f.rnd, 0, f.Wait)
+	if n < f.Reject+f.Late+f.Hang {
+		if f.bad++; f.bad > failuresOfALife {
+			n = 1000
+		}
+	}
 	f.mu.Unlock()
 	fails := func(how string) error { return fmt.Errorf("%w: %s: %s", errMood, what, how) }
 	switch {
