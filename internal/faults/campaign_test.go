@@ -67,7 +67,7 @@ func TestCampaign(t *testing.T) {
 		}
 	}
 	for range *lanes {
-		l := newLane(t)
+		l := newLane(t, ctx)
 		wg.Go(func() { lane(l) })
 	}
 	wg.Wait()

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"time"
 
@@ -37,6 +38,7 @@ type childConfig struct {
 	Name  string // of the worker, and in the test's log
 	Group string
 
+	Procs       int           `json:",omitempty"` // GOMAXPROCS; 0: Go's default
 	Lease       time.Duration `json:",omitempty"` // 0: leaseTime
 	StopTimeout time.Duration `json:",omitempty"` // 0: flo's default
 
@@ -107,6 +109,9 @@ func runChild(role string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return exitFailed
 	}
+	if cfg.Procs > 0 {
+		runtime.GOMAXPROCS(cfg.Procs)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
@@ -158,7 +163,7 @@ func reporter(w io.Writer) func(childStatus) {
 }
 
 // statusInterval is how often a child looks at its own status.
-const statusInterval = 5 * time.Millisecond
+const statusInterval = 10 * time.Millisecond
 
 // report runs a half and reports beside it.
 func report(ctx context.Context, run func(context.Context) error, status func()) error {

@@ -23,8 +23,11 @@ type moods struct {
 	Wait   time.Duration // at most; drawn each time
 }
 
-// failuresOfALife bounds how often a sink fails: each failure costs a session, and a longer wait before the next.
-const failuresOfALife = 3
+// Bounds on the moods of one life of a sink: each failure costs a session, and a longer wait before the next.
+const (
+	failuresOfALife = 3
+	slowOfALife     = 20
+)
 
 var errMood = errors.New("the sink was told to fail")
 
@@ -35,6 +38,7 @@ type faulty struct {
 	mu  sync.Mutex
 	rnd *rand.Rand
 	bad int // failures so far
+	lag int // slow calls so far
 }
 
 // faultyCopier is one that takes raw copies.
@@ -64,6 +68,10 @@ func (f *faulty) do(ctx context.Context, what string, call func() error) error {
 	n, wait := f.rnd.IntN(1000), between(f.rnd, 0, f.Wait)
 	if n < f.Reject+f.Late+f.Hang {
 		if f.bad++; f.bad > failuresOfALife {
+			n = 1000
+		}
+	} else if n < f.Reject+f.Late+f.Hang+f.Slow {
+		if f.lag++; f.lag > slowOfALife {
 			n = 1000
 		}
 	}

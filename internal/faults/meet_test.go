@@ -121,12 +121,23 @@ func (r *randomRun) kill(m *member) {
 	r.tally.Kills++
 }
 
-// boundaries that a member may be ended at.
+// boundaries that a member may be ended at by now.
 func boundaries(m *member) []crashpoint.Point {
+	s := m.process().last()
 	if m.role == roleReplicator {
-		return []crashpoint.Point{crashpoint.Received, crashpoint.Published, crashpoint.Acknowledged, crashpoint.Confirmed, crashpoint.SlotMade, crashpoint.CopySent, crashpoint.Purged}
+		all := []crashpoint.Point{crashpoint.Received, crashpoint.Published, crashpoint.Acknowledged}
+		if !s.CopyDone {
+			all = append(all, crashpoint.SlotMade, crashpoint.CopySent)
+		} else if m.cfg.ReplayWindow < crashWait {
+			all = append(all, crashpoint.Confirmed)
+		}
+		return all
 	}
-	return []crashpoint.Point{crashpoint.Fetched, crashpoint.SinkCommitted, crashpoint.Checkpointed, crashpoint.CopyWritten}
+	all := []crashpoint.Point{crashpoint.Fetched, crashpoint.SinkCommitted, crashpoint.Checkpointed}
+	if s.Phase == flo.PhaseCopying {
+		all = append(all, crashpoint.CopyWritten)
+	}
+	return all
 }
 
 // crash ends a member, and the life after it at a boundary.

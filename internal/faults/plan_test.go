@@ -79,8 +79,8 @@ func newPlan(seed uint64) *plan {
 		seed:      seed,
 		writers:   1 + rnd.IntN(3),
 		rows:      pick(rnd, 0, 10, 300, 2000),
-		large:     pick(rnd, 50, 300, 1500),
-		pace:      time.Duration(pick(rnd, 5, 20, 60)) * time.Millisecond,
+		large:     pick(rnd, 20, 100, 600),
+		pace:      time.Duration(pick(rnd, 10, 30, 80)) * time.Millisecond,
 		truncates: rnd.IntN(4) == 0,
 		early:     rnd.IntN(3) == 0,
 		alone:     rnd.IntN(8) == 0,
@@ -109,6 +109,7 @@ func newPlan(seed uint64) *plan {
 	}
 	for _, c := range []*childConfig{&p.replicator, &p.nats} {
 		c.quicken()
+		c.Procs = 1 + rnd.IntN(2)
 	}
 	return p
 }
@@ -119,11 +120,12 @@ func (c *childConfig) quicken() { c.Lease, c.StopTimeout = time.Second, 2*time.S
 func (p *plan) worker(rnd *rand.Rand, name string) childConfig {
 	c := childConfig{
 		Name:       name,
-		BatchSize:  pick(rnd, 0, 1, 7, 100, 1000),
-		BatchBytes: pick(rnd, 0, 0, 2<<10, 64<<10),
+		BatchSize:  pick(rnd, 0, 3, 20, 100, 1000),
+		BatchBytes: pick(rnd, 0, 0, 8<<10, 64<<10),
 		Flush:      pick(rnd, 0, 0, 5*time.Millisecond, 50*time.Millisecond),
 	}
 	c.quicken()
+	c.Procs = 1 + rnd.IntN(2)
 	if rnd.IntN(3) == 0 {
 		most := 4_000 / max(min(c.BatchSize, 100), 20) // the fewer calls, the more of them
 		draw := func() int { return rnd.IntN(most/2 + 1) }

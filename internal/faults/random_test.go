@@ -23,15 +23,17 @@ import (
 // lane is what runs, one after the other, share: the servers of source and destination.
 type lane struct {
 	source, dest *flotest.Server
-	exe          string // the children's binary, with crash points
+	exe          string          // the children's binary, with crash points
+	ctx          context.Context // ends when no more runs are wanted
 }
 
-func newLane(t testing.TB) *lane {
+func newLane(t testing.TB, ctx context.Context) *lane {
 	t.Helper()
 	return &lane{
 		source: flotest.NewServer(t, flotest.WithSetting("wal_sender_timeout", "3s")),
 		dest:   flotest.NewServer(t),
 		exe:    childBinary(t),
+		ctx:    ctx,
 	}
 }
 
@@ -181,7 +183,7 @@ func (r *randomRun) pipeline() (o *oracle) {
 		}
 	}
 	l, writing := newLoad(r.rig)
-	r.load, l.large, l.pace, l.more = l, r.plan.large, r.plan.pace, true
+	r.load, l.large, l.pace, l.tires, l.more = l, r.plan.large, r.plan.pace, 50, true
 	l.truncates.Store(r.plan.truncates)
 	startMixed(r.rig, l, writing, r.plan.seed, r.plan.writers)
 	server := r.rig.nats

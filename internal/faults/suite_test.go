@@ -29,7 +29,7 @@ func TestRandomFaults(t *testing.T) {
 	if testing.Short() {
 		n = shortRuns
 	}
-	l := newLane(t)
+	l := newLane(t, t.Context())
 	for i := range uint64(or(runs, n)) {
 		l.seeded(t, s+i)
 	}
@@ -55,7 +55,7 @@ func (l *lane) smaller(t *testing.T, p *plan) {
 	end := time.Now().Add(*shrink)
 	fails := func(without []kind, few int) bool {
 		for try := range tries {
-			if time.Now().After(end) {
+			if time.Now().After(end) || l.ctx.Err() != nil {
 				return false
 			}
 			q := newPlan(p.seed).less(without, few)

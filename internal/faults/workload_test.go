@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ type load struct {
 	truncates atomic.Bool   // off while tables are copied: each one sends the table through another copy
 	large     int           // rows of the largest transactions
 	pace      time.Duration // a writer's longest wait between two transactions
+	tires     int64         // after so many transactions a writer waits twice as long, and so on
 	more      bool          // moreSchema is there
 
 	wg   sync.WaitGroup
@@ -38,7 +40,7 @@ type load struct {
 // newLoad makes a load that ends with the rig's run at the latest.
 func newLoad(r *rig) (*load, context.Context) {
 	ctx, cancel := context.WithCancel(r.ctx)
-	l := &load{stop: cancel, fail: r.fail, large: 12_000, pace: 10 * time.Millisecond}
+	l := &load{stop: cancel, fail: r.fail, large: 12_000, pace: 10 * time.Millisecond, tires: math.MaxInt64}
 	r.t.Cleanup(func() { cancel(); l.wg.Wait() })
 	return l, ctx
 }
@@ -146,7 +148,7 @@ func (w *writer) session(ctx context.Context, conn *pgx.Conn) error {
 		default:
 			return err
 		}
-		pause(ctx, between(w.rnd, 0, w.pace))
+		pause(ctx, between(w.rnd, 0, w.pace*time.Duration(1+w.n/w.tires)))
 	}
 	return nil
 }
@@ -240,7 +242,7 @@ func (w *writer) change(ctx context.Context, tx pgx.Tx) error {
 	case n < 960:
 		return exec(`INSERT INTO scratch VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET v = excluded.v || scratch.id`, id, w.words(20))
 	case n < 985:
-		return exec(`INSERT INTO scratch_too (v) SELECT $1 || i FROM generate_series(1, $2::int) i`, w.words(8), 1+w.rnd.IntN(300))
+		return exec(`INSERT INTO scratch_too (v) SELECT $1 || i FROM generate_series(1, $2::int) i`, w.words(8), 1+w.rnd.IntN(min(300, w.large)))
 	case n < 987: // larger than a batch of the worker, up to many messages
 		return exec(`INSERT INTO append_log (writer, n, what) SELECT $1, $2, repeat($3, 10) || i FROM generate_series(1, $4::int) i`, w.id, -w.n, w.words(20), min(500, w.large)+w.rnd.IntN(w.large))
 	case n < 988: // a row larger than a message
