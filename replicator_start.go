@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/names"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/source"
@@ -380,6 +381,7 @@ func (s *replication) createSlot(ctx context.Context) error {
 		return err
 	}
 	s.slot, s.made = slot, true
+	crashpoint.Reached(crashpoint.SlotMade)
 	return nil
 }
 

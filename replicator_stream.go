@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/source"
 	"github.com/pgflo/flo/internal/wire"
@@ -190,6 +191,7 @@ func (st *streaming) own(ctx, stop context.Context) error {
 		}
 		switch ev.Kind {
 		case source.Frame:
+			crashpoint.Reached(crashpoint.Received)
 			if err := st.anchor.frame(ev.Data); err != nil {
 				return err
 			}
@@ -441,6 +443,7 @@ func (st *streaming) send(ctx context.Context) error {
 		if err := st.pub.Publish(ctx, st.stream.ChangesSubject(), b.Messages(limit), b); err != nil {
 			return st.publisherError(err)
 		}
+		crashpoint.Reached(crashpoint.Published)
 	}
 	if err := st.pub.Drained(ctx); err != nil {
 		return st.publisherError(err)
@@ -458,6 +461,7 @@ func (s *replication) publisherError(err error) error {
 
 // onAck is called by the publisher, in order, for each message that is stored.
 func (s *replication) onAck(token any, seq uint64) {
+	crashpoint.Reached(crashpoint.Acknowledged)
 	s.verified.Store(seq)
 	b, ok := token.(*pack.Batch)
 	if !ok {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/rules"
 )
@@ -140,6 +141,7 @@ func (f *feed) offer() (out chan<- *batch, due <-chan time.Time) {
 
 // message takes one message of `changes`.
 func (f *feed) message(ctx context.Context, m bus.Message) error {
+	crashpoint.Reached(crashpoint.Fetched)
 	h, body, err := wire.Parse(m.Data)
 	if err != nil {
 		return fmt.Errorf("flo: message %d of the stream: %w", m.Seq, err)

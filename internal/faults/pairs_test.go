@@ -78,7 +78,7 @@ func TestRandomKillsFromTheStartOfTheCopyToItsEnd(t *testing.T) {
 		m.kill()
 		must(t, m.start())
 	}
-	way.set(0)
+	way.set(weather{})
 	r.streams(repl, pg)
 	l.finish(r)
 	r.catchUp()
