@@ -19,14 +19,15 @@ import (
 // Replicator reads PostgreSQL and fills the group's JetStream stream. One is active at a time, by a lease
 // in the group's state; another one stands by and takes over when the first is gone.
 type Replicator struct {
-	cfg     *config
-	source  source.Config
-	running atomic.Bool
-	status  replicatorStatus
-	settle  atomic.Int64    // rises with each call of Settle
-	last    context.Context // ends when a stop has to be over; of this Run
-	afresh  atomic.Bool     // the next session begins another attempt, whatever the stream says
-	settled atomic.Int64    // the calls that were seen to
+	cfg        *config
+	source     source.Config
+	running    atomic.Bool
+	status     replicatorStatus
+	settle     atomic.Int64    // rises with each call of Settle
+	last       context.Context // ends when a stop has to be over; of this Run
+	afresh     atomic.Bool     // the next session begins another attempt, whatever the stream says
+	settled    atomic.Int64    // the calls that were seen to
+	unstreamed atomic.Uint64   // transactions are read as a whole up to this commit LSN, whatever WithStreaming says
 }
 
 // NewReplicator makes the half that reads PostgreSQL. It needs the replicator's options only,
@@ -67,6 +68,7 @@ func (r *Replicator) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer r.running.Store(false)
+	r.unstreamed.Store(0)
 	err := r.guarded(ctx, func(ctx context.Context) error {
 		last, done := outliving(ctx, r.cfg.stopTimeout)
 		defer done()
