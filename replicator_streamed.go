@@ -50,7 +50,8 @@ func (st *streaming) streamsAgain() error {
 	if st.early || !st.r.cfg.streaming || st.sys.Version < source.StreamingVersion {
 		return nil
 	}
-	if at := st.packer.At(); at.Open || st.packer.InTransaction() || at.End <= decode.LSN(st.r.unstreamed.Load()) {
+	// What is stored counts: the next session begins there.
+	if at := st.stored.Load(); at == nil || at.Open || at.End <= decode.LSN(st.r.unstreamed.Load()) {
 		return nil
 	}
 	return fmt.Errorf("%w: large transactions are read before they end again", errAgain)
@@ -142,6 +143,13 @@ func (st *streaming) streamCommit(ctx context.Context, data []byte) error {
 
 // describeUsed completes the record by what the catalog knows of the transaction's tables.
 func (st *streaming) describeUsed(ctx context.Context, c *pack.Committed) error {
+	for i := 1; i < len(c.Tables); i++ { // of a table with several names all of them are to be known first
+		if rel := c.Tables[i].Relation; rel.OID == c.Tables[i-1].Relation.OID {
+			if _, err := st.describe(ctx, st.replication.conn, rel, nil); err != nil {
+				return err
+			}
+		}
+	}
 	for i := range c.Tables {
 		t := &c.Tables[i]
 		d, err := st.describe(ctx, st.replication.conn, t.Relation, t.Types)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,7 +22,7 @@ import (
 )
 
 // childEnv makes the test binary run a pipeline instead of tests, so that its memory can be measured
-// apart from the servers': "source destination nats".
+// apart from the servers': "source destination nats", and "streaming" behind them.
 const childEnv = "FLO_TEST_CHILD"
 
 // childMain runs a pipeline until standard input ends. It waits for each LSN that it reads, and answers
@@ -41,7 +42,7 @@ func runChild(urls string) error {
 	if err != nil {
 		return err
 	}
-	f, err := flo.New(flo.WithGroup("sizes"), flo.WithSource(url[0]), flo.WithNATSURL(url[2]), flo.WithSink(s))
+	f, err := flo.New(flo.WithGroup("sizes"), flo.WithSource(url[0]), flo.WithNATSURL(url[2]), flo.WithSink(s), flo.WithStreaming(slices.Contains(url, "streaming")))
 	if err != nil {
 		return err
 	}
@@ -92,7 +93,7 @@ type measured struct {
 	out      *bufio.Scanner
 }
 
-func newMeasured(t *testing.T, schema string) *measured {
+func newMeasured(t *testing.T, schema string, words ...string) *measured {
 	if raceDetector {
 		t.Skip("the race detector takes several times the memory, so that the peak says nothing")
 	}
@@ -104,7 +105,7 @@ func newMeasured(t *testing.T, schema string) *measured {
 	m.dst.Exec(t, schema)
 	cmd := exec.Command(os.Args[0])
 	ns := flotest.NATS(t, embednats.WithListen("127.0.0.1:0"))
-	cmd.Env = append(os.Environ(), childEnv+"="+m.src.URL+" "+m.dst.URL+" "+ns.URL())
+	cmd.Env = append(os.Environ(), childEnv+"="+m.src.URL+" "+m.dst.URL+" "+strings.Join(append([]string{ns.URL()}, words...), " "))
 	cmd.Stderr = t.Output()
 	var err error
 	if m.in, err = cmd.StdinPipe(); err != nil {
@@ -152,11 +153,41 @@ func TestATransactionOfTwoMillionRowsPassesInFlatMemory(t *testing.T) {
 	}
 	m := newMeasured(t, `CREATE TABLE t (id bigint PRIMARY KEY, v int, filler text)`)
 	m.caughtUp(t)
-	const rows = 2_000_000
+	m.largeTransaction(t, fmt.Sprintf(`INSERT INTO t SELECT i, i, repeat('x', 80) FROM generate_series(1, %d) i`, largeRows))
+}
+
+// The same, read before it commits, with savepoints of which every other one is rolled back.
+func TestAStreamedTransactionOfTwoMillionRowsPassesInFlatMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute")
+	}
+	m := newMeasured(t, `CREATE TABLE t (id bigint PRIMARY KEY, v int, filler text)`, "streaming")
+	m.src.Exec(t, `ALTER DATABASE "`+m.src.Name+`" SET logical_decoding_work_mem = '1MB'`)
+	m.caughtUp(t)
+	m.largeTransaction(t, fmt.Sprintf(`DO $$ BEGIN
+		FOR n IN 0..399 LOOP
+			BEGIN
+				INSERT INTO t SELECT n * 10000 + i, i, repeat('x', 80) FROM generate_series(1, 2 * %d / 400) i;
+				IF n %% 2 = 1 THEN
+					RAISE 'no';
+				END IF;
+			EXCEPTION WHEN others THEN NULL;
+			END;
+		END LOOP;
+	END $$`, largeRows))
+}
+
+const largeRows = 2_000_000
+
+// largeTransaction runs one of largeRows.
+func (m *measured) largeTransaction(t *testing.T, sql string) {
+	t.Helper()
 	began := time.Now()
-	m.src.Exec(t, fmt.Sprintf(`INSERT INTO t SELECT i, i, repeat('x', 80) FROM generate_series(1, %d) i`, rows))
+	m.src.Exec(t, sql)
+	committed := time.Now()
 	peak := m.caughtUp(t)
-	t.Logf("%d rows in one transaction: %v, peak %d MiB", rows, time.Since(began).Round(time.Second), peak)
+	t.Logf("%d rows in one transaction: %v, %v of it behind the commit, peak %d MiB", largeRows,
+		time.Since(began).Round(time.Second), time.Since(committed).Round(time.Second), peak)
 	if peak > memoryLimit {
 		t.Errorf("peak %d MiB, want at most %d", peak, memoryLimit)
 	}

@@ -68,9 +68,8 @@ func TestStreamedTransactionsAreTheSameChangesAsWholeOnes(t *testing.T) {
 	}
 	got := streamedChanges(t, rec)
 	sameLines(t, "streamed", got, streamedChanges(t, want))
-	t.Logf("%d changes, %s transactions streamed", len(got), p.streamedTxns())
 	eventually(t, ctx, "transactions were streamed", func() bool { return p.streamedTxns() != "0" })
-	p.noneStaged(ctx)
+	t.Logf("%d changes, %s transactions streamed", len(got), p.streamedTxns())
 }
 
 func TestStreamedTransactionsOverRestartsOfTheReplicator(t *testing.T) {
@@ -124,7 +123,6 @@ func TestStreamedTransactionsOverRestartsOfTheReplicator(t *testing.T) {
 	sameLines(t, "streamed", streamedChanges(t, rec), lines)
 	eventually(t, ctx, "the tables are equal", func() bool { return p.same(ctx) })
 	p.equal(ctx)
-	p.noneStaged(ctx)
 }
 
 // same reports whether both sides have as much.
@@ -187,6 +185,17 @@ func TestATransactionThatWasBegunWholeComesStreamed(t *testing.T) {
 	streamEarly(t, p.src)
 	const rows = 20_000
 	p.interruptedTransaction(ctx, rows)
+	again := launch(t, ctx, p.replicator(flo.WithStreaming(true)))
+	eventually(t, ctx, "the end is in the stream", func() bool {
+		all := p.messages(ctx)
+		return slices.ContainsFunc(all, func(m stored) bool { return m.has(wire.RecStreamed) })
+	})
+	if !slices.ContainsFunc(p.messages(ctx), func(m stored) bool { return m.has(wire.RecAbort) }) {
+		t.Error("the part that was published before was not aborted")
+	}
+	if err := again.stop(); err != nil {
+		t.Fatal(err)
+	}
 	rec := &flotest.Recorder{}
 	p.start(ctx, flo.WithStreaming(true), flo.WithWorker("default", rec), flo.WithWorker("tables", p.sink()))
 	p.catchUp(ctx)
@@ -240,6 +249,110 @@ func TestAMessageThatMayHaveBeenRolledBackIsReadWhole(t *testing.T) {
 		p.catchUp(ctx)
 		return slices.ContainsFunc(p.messages(ctx), func(m stored) bool { return m.has(wire.RecStreamed) })
 	})
+}
+
+// Neither types nor tables that a transaction makes are in the catalog that others see before it commits.
+func TestAStreamedTransactionMakesAPartitionAndWritesToIt(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, `CREATE TABLE parent (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)`,
+		`CREATE TABLE zero PARTITION OF parent FOR VALUES FROM (-10) TO (0)`)
+	p.dst.Exec(t, `CREATE TABLE one PARTITION OF parent FOR VALUES FROM (0) TO (10000); CREATE TYPE mood AS ENUM ('bad', 'good'); ALTER TABLE parent ADD COLUMN m mood`)
+	p.src.Exec(t, `CREATE PUBLICATION adopted FOR TABLE parent`)
+	streamEarly(t, p.src)
+	p.start(ctx, flo.WithPublication("adopted"), flo.WithStreaming(true), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	conn := p.src.Conn(t)
+	for _, sql := range []string{
+		`BEGIN`, `CREATE TABLE one PARTITION OF parent FOR VALUES FROM (0) TO (10000)`,
+		`INSERT INTO parent SELECT i, repeat('x', 500) FROM generate_series(1, 1000) i`,
+		`SAVEPOINT s`, `CREATE TABLE two PARTITION OF parent FOR VALUES FROM (10000) TO (20000)`,
+		`INSERT INTO parent SELECT i, repeat('x', 500) FROM generate_series(9001, 11000) i`, `ROLLBACK TO s`,
+		`CREATE TYPE mood AS ENUM ('bad', 'good')`, `ALTER TABLE parent ADD COLUMN m mood`,
+		`INSERT INTO parent SELECT i, repeat('x', 500), 'good' FROM generate_series(2001, 3000) i`, `COMMIT`,
+	} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	p.src.Exec(t, `INSERT INTO parent VALUES (5000, 'behind it', 'bad')`)
+	p.catchUp(ctx)
+	p.equal(ctx, "public.one", "public.zero")
+	eventually(t, ctx, "it was streamed", func() bool { return p.streamedTxns() != "0" })
+}
+
+// What is staged may be lost with a part of the stream, or deleted by somebody.
+func TestAStreamedTransactionWhoseChangesAreGoneIsAGap(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	streamEarly(t, p.src)
+	rep := p.replicator(flo.WithStreaming(true))
+	r := launch(t, ctx, rep)
+	w := launch(t, ctx, p.worker(flo.WithSink(p.sink())))
+	p.src.Exec(t, `INSERT INTO t VALUES (0, 'x')`)
+	eventually(t, ctx, "the first row", func() bool { return p.dst.QueryString(t, `SELECT count(*) FROM t`) == "1" })
+	if err := w.stop(); err != nil {
+		t.Fatal(err)
+	}
+	p.src.Exec(t, `INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 10000) i`)
+	p.published(ctx, rep)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	s := p.stream(ctx)
+	info, err := s.Info(ctx, withSubjects(p, "staged.*.*"))
+	if err != nil || len(info.State.Subjects) != 1 {
+		t.Fatalf("%v %v", info.State.Subjects, err)
+	}
+	for _, m := range p.messages(ctx) {
+		if info.State.Subjects[m.subject] > 0 { // the first one
+			if err := s.DeleteMsg(ctx, m.seq); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	wantStop(t, launch(t, ctx, p.worker(flo.WithSink(p.sink()))).ends(ctx), flo.ErrGap, "staged", "Drop")
+	if n := p.dst.QueryString(t, `SELECT count(*) FROM t`); n != "1" {
+		t.Errorf("%s rows: a part of the transaction is at the destination", n)
+	}
+}
+
+// The stream is rolled back to where a transaction was staged in part; the slot sends it again.
+func TestAStreamRolledBackIntoAStagedTransactionIsFilledUp(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable, keylessTable)
+	streamEarly(t, p.src)
+	store, window := lazyStore(p)
+	r := p.launch(ctx, window, flo.WithStreaming(true), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	conn := p.src.Conn(t)
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(`BEGIN`)
+	exec(`INSERT INTO log SELECT now(), repeat('x', 500) FROM generate_series(1, 5000)`)
+	eventually(t, ctx, "a part is staged", func() bool {
+		return slices.ContainsFunc(p.messages(ctx), func(m stored) bool { return m.head.Kind == wire.Staged })
+	})
+	backup := store.save()
+	exec(`INSERT INTO log SELECT now(), repeat('y', 500) FROM generate_series(1, 5000)`)
+	exec(`COMMIT`)
+	p.src.Exec(t, `INSERT INTO log VALUES (now(), 'behind it')`)
+	p.catchUp(ctx)
+	store.close()
+	store.restore(backup)
+	store.start()
+	p.src.Exec(t, `INSERT INTO log VALUES (now(), 'last')`)
+	p.src.Exec(t, `INSERT INTO log SELECT now(), repeat('z', 500) FROM generate_series(1, 5000)`)
+	p.catchUp(ctx)
+	p.equal(ctx)
+	r.running()
 }
 
 // Open transactions may take a part of the stream only; one that takes more is read whole.

@@ -140,9 +140,13 @@ func (w *streamedWriter) alter(ctx context.Context, s *streamedSession, own stri
 	s.columns++
 	c := fmt.Sprintf("c%d", s.columns)
 	w.exec(ctx, s, "SAVEPOINT alter")
-	switch w.r.IntN(4) {
+	switch w.r.IntN(5) {
 	case 0:
 		w.exec(ctx, s, "TRUNCATE "+own)
+	case 4:
+		w.exec(ctx, s, fmt.Sprintf("ALTER TABLE %s RENAME TO %[1]s_once", own))
+		w.exec(ctx, s, w.insert(s, own+"_once", 1+w.r.IntN(150)))
+		w.exec(ctx, s, fmt.Sprintf("ALTER TABLE %s_once RENAME TO %[1]s", own))
 	case 1:
 		w.exec(ctx, s, fmt.Sprintf("CREATE TYPE %s_%s AS ENUM ('a', 'b'); ALTER TABLE %[1]s ADD COLUMN %s %[1]s_%[2]s DEFAULT 'b'", own, c, c))
 	default:

@@ -75,10 +75,10 @@ const (
 // read takes all of its messages, or fails with a repositionError if some are missing: then the stream was rolled
 // back, and will be filled up again, or it has lost them.
 func (r *stagedReader) read(ctx context.Context) error {
-	if err := r.complete(ctx); err != nil {
+	next, done, err := r.source(ctx)
+	if err != nil {
 		return err
 	}
-	next, done := r.source(ctx)
 	defer done()
 	var last uint64
 	for n := uint64(0); n < r.record.Messages; n++ {
@@ -120,14 +120,17 @@ func (r *stagedReader) complete(ctx context.Context) error {
 }
 
 // source gives what yields the messages one after the other, and what lets go of it.
-func (r *stagedReader) source(ctx context.Context) (next func() (bus.Message, error), done func()) {
+func (r *stagedReader) source(ctx context.Context) (next func() (bus.Message, error), done func(), err error) {
 	if r.record.Messages <= stagedDirect {
 		seq := r.record.First
 		return func() (bus.Message, error) {
 			m, err := r.stream.Next(ctx, seq, r.subject)
 			seq = m.Seq + 1
 			return m, err
-		}, func() {}
+		}, func() {}, nil
+	}
+	if err := r.complete(ctx); err != nil {
+		return nil, nil, err
 	}
 	reader := r.stream.Read(ctx, r.subject, r.record.First, bus.ReaderOptions{PullMaxBytes: prefetchBytes})
 	return func() (bus.Message, error) {
@@ -142,7 +145,7 @@ func (r *stagedReader) source(ctx context.Context) (next func() (bus.Message, er
 				return m, err
 			}
 		}
-	}, reader.Close
+	}, reader.Close, nil
 }
 
 // message takes one staged message.

@@ -83,9 +83,6 @@ type Used struct {
 // for StagedRelation and StagedType.
 func (p *Packer) InBlock() bool { return p.streams.block != nil }
 
-// Streams is how many streamed transactions are open.
-func (p *Packer) Streams() int { return len(p.streams.open) }
-
 func (p *Packer) streamStart(frame []byte) error {
 	b, err := decode.ParseStreamStart(frame)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"sort"
 	"time"
 
@@ -106,9 +105,6 @@ func (s *XIDSet) UnmarshalJSON(text []byte) error {
 	}
 	return nil
 }
-
-// Clone gives a copy.
-func (s XIDSet) Clone() XIDSet { return slices.Clone(s) }
 
 // AppendSub appends the record that says of which subtransaction the frames behind it are.
 func AppendSub(dst []byte, distance uint32) []byte {
