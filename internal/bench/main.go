@@ -11,6 +11,8 @@
 //   - backlogs of 300 thousand updates and of 100 thousand deletes, of a row each, in transactions of
 //     100 too: by a native subscription, and by flo into PostgreSQL.
 //
+// With -large it measures one transaction of all rows instead, with and without flo.WithStreaming.
+//
 // Absolute figures differ from machine to machine, and the ratios much less. CPU seconds and peak
 // memory are of the process that holds flo and the embedded JetStream server.
 package main
@@ -37,6 +39,7 @@ func main() {
 	flag.IntVar(&b.runs, "runs", 3, "how often everything is measured; medians are printed")
 	flag.IntVar(&b.connections, "connections", 2, "connections that copy, on each side")
 	flag.StringVar(&b.profile, "cpuprofile", "", "write a CPU profile of flo's measurements here")
+	flag.BoolVar(&b.onlyLarge, "large", false, "measure one transaction of all rows instead, read whole and streamed before it commits")
 	flag.Parse()
 	if err := b.run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -48,6 +51,7 @@ func main() {
 type bench struct {
 	rows, perTx, runs, connections int
 	profile                        string
+	onlyLarge                      bool
 	servers
 	groups  int // that have copied so far
 	changes int // how many each measurement is of
@@ -79,6 +83,9 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
+	if b.onlyLarge {
+		return b.larges(ctx)
+	}
 	for i := range b.runs {
 		fmt.Printf("run %d of %d\n", i+1, b.runs)
 		if err := b.once(ctx, i); err != nil {
