@@ -48,6 +48,7 @@ type streaming struct {
 	ask      <-chan struct{}  // somebody waits for the idle position
 	idleNext time.Time        // no idle marker before
 	frames   int
+	began    time.Time
 	early    bool                  // large transactions come before they end
 	staged   map[uint32]*stagedRun // of those, by XID; the sender's
 }
@@ -94,7 +95,7 @@ func (s *replication) run(ctx context.Context) error {
 		g.Wait()
 		return err
 	}
-	st := &streaming{replication: s, conn: conn, parser: decode.NewParser(), out: make(chan *pack.Batch, sendQueue), spare: make(chan []byte, spareBuffers), copied: copied, ask: asks, early: early, staged: map[uint32]*stagedRun{}}
+	st := &streaming{replication: s, conn: conn, parser: decode.NewParser(), out: make(chan *pack.Batch, sendQueue), spare: make(chan []byte, spareBuffers), copied: copied, ask: asks, began: time.Now(), early: early, staged: map[uint32]*stagedRun{}}
 	s.acked.spare = st.spare
 	conn.SetLazy(true) // it notices load itself
 	st.packer = pack.New(pack.Config{
@@ -222,13 +223,13 @@ func (st *streaming) own(ctx, stop context.Context) error {
 func (st *streaming) undecodable(ctx context.Context, err error) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == undefinedObject {
-		return fmt.Errorf("%w: a publication of the group is gone: %w; call Drop and start over", ErrTables, err)
+		return fmt.Errorf("%w: a publication of the group is gone: %w; %s", ErrTables, err, startOver)
 	}
 	if !errors.As(err, &pg) || pg.Code != internalError {
 		return err
 	}
 	if !st.made { // by an earlier session
-		return fmt.Errorf("flo: the source can't decode its WAL for slot %q: %w; if starting again meets the same error, call Drop and start over with a fresh copy", st.r.cfg.slot, err)
+		return fmt.Errorf("flo: the source can't decode its WAL for slot %q: %w; if starting again meets the same error, %s", st.r.cfg.slot, err, startOver)
 	}
 	st.r.afresh.Store(true) // also when the copy is whole by now
 	st.log.WarnContext(ctx, "the copy begins again with another slot: the source can't decode a transaction that was open when this one was made", slog.Any("error", err))
@@ -276,8 +277,7 @@ func (st *streaming) frame(ctx context.Context, data []byte) error {
 	return nil
 }
 
-// relation describes a relation for all batches to come. The catalog is asked on another goroutine, so
-// that feedback goes on.
+// relation describes a relation for all batches to come.
 func (st *streaming) relation(ctx context.Context, data []byte) error {
 	rel, err := st.parser.Relation(data)
 	if err != nil {
@@ -285,8 +285,14 @@ func (st *streaming) relation(ctx context.Context, data []byte) error {
 	}
 	frame := append([]byte(nil), data...)
 	var records []byte
-	err = st.meanwhile(func() (err error) {
-		records, err = st.appendDescription(ctx, st.replication.conn, nil, rel)
+	err = st.aside(func() error {
+		joins, err := st.joins(ctx, st.replication.conn, rel.OID)
+		if joins {
+			err = errRound
+		}
+		if err == nil {
+			records, err = st.appendDescription(ctx, st.replication.conn, nil, rel)
+		}
 		return err
 	})
 	if err != nil {
@@ -296,6 +302,25 @@ func (st *streaming) relation(ctx context.Context, data []byte) error {
 	st.types = st.types[:0]
 	st.packer.SetRelation(rel.OID, wire.AppendFrame(records, frame))
 	return nil
+}
+
+// aside runs what asks the catalog on another goroutine, so that feedback goes on.
+func (st *streaming) aside(f func() error) error {
+	ch := make(chan error, 1)
+	go func() { ch <- f() }()
+	tick := time.NewTicker(quietWait)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-ch:
+			return err
+		case <-tick.C:
+			if err := st.conn.Tick(time.Now()); err != nil {
+				<-ch
+				return err
+			}
+		}
+	}
 }
 
 // hand gives the batch to the sender.

@@ -1,6 +1,7 @@
 package flo
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,6 +51,10 @@ func (st *streaming) streamsAgain() error {
 	if st.early || !st.r.cfg.streaming || st.sys.Version < source.StreamingVersion {
 		return nil
 	}
+	// A transaction that can't be streamed is often one of several.
+	if time.Since(st.began) < max(6*st.r.cfg.idleInterval, time.Second) {
+		return nil
+	}
 	// What is stored counts: the next session begins there.
 	if at := st.stored.Load(); at == nil || at.Open || at.End <= decode.LSN(st.r.unstreamed.Load()) {
 		return nil
@@ -74,6 +79,18 @@ func (st *streaming) streamed(ctx context.Context, data []byte) (ok bool, err er
 		}
 		return true, st.stagedRelation(data)
 	case 'S':
+	case 'M':
+		if !st.packer.InBlock() {
+			return false, nil
+		}
+		_, kind, rest, err := decode.TakeXID(data)
+		if err == nil && wire.IsSplitChange(kind, rest) {
+			err = st.packer.StagedMessage(append([]byte{kind}, rest...))
+		}
+		if err != nil {
+			return true, err
+		}
+		return true, st.giveStaged(ctx)
 	default:
 		if !st.packer.InBlock() {
 			return false, nil
@@ -129,7 +146,7 @@ func (st *streaming) streamCommit(ctx context.Context, data []byte) error {
 	if err := st.giveStaged(ctx); err != nil {
 		return err
 	}
-	if err := st.meanwhile(func() error { return st.describeUsed(ctx, c) }); err != nil {
+	if err := st.aside(func() error { return st.describeUsed(ctx, c) }); err != nil {
 		return err
 	}
 	if st.packer.AbortOpen() {
@@ -152,6 +169,9 @@ func (st *streaming) describeUsed(ctx context.Context, c *pack.Committed) error 
 	}
 	for i := range c.Tables {
 		t := &c.Tables[i]
+		if joins, err := st.joins(ctx, st.replication.conn, t.Relation.OID); err != nil || joins {
+			return cmp.Or(err, errRound)
+		}
 		d, err := st.describe(ctx, st.replication.conn, t.Relation, t.Types)
 		if err != nil {
 			return err
@@ -166,25 +186,6 @@ func (st *streaming) describeUsed(ctx context.Context, c *pack.Committed) error 
 		c.Record.Relations = append(c.Record.Relations, wire.StreamedRelation{OID: t.Relation.OID, Name: t.Relation.Qualified(), Description: text})
 	}
 	return nil
-}
-
-// meanwhile runs f on another goroutine, so that feedback goes on.
-func (st *streaming) meanwhile(f func() error) error {
-	ch := make(chan error, 1)
-	go func() { ch <- f() }()
-	tick := time.NewTicker(quietWait)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-ch:
-			return err
-		case <-tick.C:
-			if err := st.conn.Tick(time.Now()); err != nil {
-				<-ch
-				return err
-			}
-		}
-	}
 }
 
 // stagedRun is what the session has published of a transaction that has not ended yet.

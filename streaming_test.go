@@ -2,6 +2,7 @@ package flo_test
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/internal/wire"
+	"github.com/pgflo/flo/sink"
 )
 
 // whole runs a second group on the same source, whose changes are read without streaming, and gives its recorder.
@@ -183,7 +185,7 @@ func TestATransactionThatWasBegunWholeComesStreamed(t *testing.T) {
 	ctx := testContext(t)
 	p := newPipeline(t, wideTable)
 	streamEarly(t, p.src)
-	const rows = 20_000
+	const rows = 6_000
 	p.interruptedTransaction(ctx, rows)
 	again := launch(t, ctx, p.replicator(flo.WithStreaming(true)))
 	eventually(t, ctx, "the end is in the stream", func() bool {
@@ -353,6 +355,63 @@ func TestAStreamRolledBackIntoAStagedTransactionIsFilledUp(t *testing.T) {
 	p.catchUp(ctx)
 	p.equal(ctx)
 	r.running()
+}
+
+// What a sink refuses of a streamed transaction is found, and lies under the position that it has without streaming.
+func TestAStreamedTransactionsDeadLettersHaveItsPositions(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	streamEarly(t, p.src)
+	whole, want := p.whole(ctx)
+	rec := &flotest.Recorder{}
+	refused := map[string]bool{"7": true, "2500": true, "4000": true}
+	id := func(c *decode.Change) string { return string(c.New[0].Bytes()) }
+	p.start(ctx, flo.WithStreaming(true), flo.WithErrorPolicy(flo.DeadLetter), flo.WithBatchSize(1000), flo.WithSink(sink.Func(func(ctx context.Context, b *sink.Batch) error {
+		for _, c := range b.Changes {
+			if refused[id(c)] {
+				return sink.Permanent(errors.New("no"))
+			}
+		}
+		return rec.Write(ctx, b)
+	})))
+	p.catchUp(ctx)
+	if err := whole.WaitFor(ctx, p.now()); err != nil {
+		t.Fatal(err)
+	}
+	p.src.Exec(t, `DO $$ BEGIN
+		INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 2000) i;
+		BEGIN
+			INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(2001, 3000) i;
+			RAISE 'no';
+		EXCEPTION WHEN others THEN NULL;
+		END;
+		INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(2001, 5000) i;
+	END $$`)
+	p.catchUp(ctx)
+	if err := whole.WaitFor(ctx, p.now()); err != nil {
+		t.Fatal(err)
+	}
+	positions := map[decode.Position]bool{}
+	for _, c := range want.Changes() {
+		if refused[id(c)] {
+			positions[c.Position()] = true
+		}
+	}
+	letters := 0
+	for l, err := range p.f.DeadLetters(ctx, "default") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		letters++
+		if !positions[l.Position] {
+			t.Errorf("a letter at %s, want %v", l.Position, positions)
+		}
+	}
+	if letters != len(refused) || len(positions) != len(refused) {
+		t.Errorf("%d letters, %d changes without streaming, want %d", letters, len(positions), len(refused))
+	}
+	eventually(t, ctx, "it was streamed", func() bool { return p.streamedTxns() != "0" })
 }
 
 // Open transactions may take a part of the stream only; one that takes more is read whole.

@@ -26,7 +26,7 @@ func (b *bench) large(ctx context.Context, run int, streaming bool) (err error) 
 	}
 	f, err := flo.New(
 		flo.WithSource(b.sourceURL), flo.WithNATSServer(b.nats), flo.WithGroup(fmt.Sprintf("large_%d_%t", run, streaming)), flo.WithTables("changes"),
-		flo.WithMode(flo.StreamOnly), flo.WithSink(destination), flo.WithStreaming(streaming), flo.WithIdleInterval(100 * time.Millisecond),
+		flo.WithMode(flo.StreamOnly), flo.WithSink(destination), flo.WithStreaming(streaming), flo.WithIdleInterval(100*time.Millisecond),
 	)
 	if err != nil {
 		return err

@@ -167,11 +167,7 @@ func (p *Packer) staged(frame []byte) error {
 	sub := xid - s.xid
 	switch kind {
 	case 'M':
-		if !wire.IsSplitChange(kind, rest) {
-			return nil
-		}
-		s.message = true
-		sub = 0 // not said: a rollback behind it makes the transaction ambiguous
+		return p.StagedMessage(append([]byte{kind}, rest...))
 	case 'I', 'U', 'D', 'T':
 		if sub == 0 { // no subtransaction is open here, and those before it have come to their ends
 			s.message = false
@@ -179,6 +175,23 @@ func (p *Packer) staged(frame []byte) error {
 	default:
 		return fmt.Errorf("%w: pgoutput message %q in a streamed transaction", decode.ErrMalformed, kind)
 	}
+	return p.stageChange(sub, kind, rest)
+}
+
+// StagedMessage takes a logical message of a block, without its XID, or what is to be published in its place.
+func (p *Packer) StagedMessage(frame []byte) error {
+	if !wire.IsChange(frame) {
+		return nil
+	}
+	// Of which subtransaction it is nobody knows: a rollback behind it makes the transaction ambiguous.
+	p.streams.block.message = true
+	return p.stageChange(0, frame[0], frame[1:])
+}
+
+// stageChange puts a change into the staged batch.
+func (p *Packer) stageChange(sub uint32, kind byte, rest []byte) error {
+	st := &p.streams
+	s := st.block
 	if st.buf == nil {
 		st.buf = make([]byte, wire.HeaderRoom, wire.HeaderRoom+p.cfg.Target)
 	}
@@ -191,17 +204,7 @@ func (p *Packer) staged(frame []byte) error {
 		st.buf = wire.AppendSub(st.buf, sub)
 		st.tagged, st.sub = true, sub
 	}
-	if err := usedRelations(kind, rest, func(oid uint32) error {
-		r := s.relations[oid]
-		if r == nil {
-			return fmt.Errorf("%w: OID %d in streamed transaction %d", ErrUnknownRelation, oid, s.xid)
-		}
-		if r.batch != st.serial+1 {
-			st.buf = append(st.buf, r.records...)
-			r.batch = st.serial + 1
-		}
-		return nil
-	}); err != nil {
+	if err := usedRelations(kind, rest, p.describeStaged); err != nil {
 		return err
 	}
 	st.buf = p.roomFor(st.buf, len(rest)+1)
@@ -209,6 +212,20 @@ func (p *Packer) staged(frame []byte) error {
 	s.top = max(s.top, sub)
 	s.changes++
 	st.count++
+	return nil
+}
+
+// describeStaged puts a relation that the block's transaction uses into the staged batch, once.
+func (p *Packer) describeStaged(oid uint32) error {
+	st := &p.streams
+	r := st.block.relations[oid]
+	if r == nil {
+		return fmt.Errorf("%w: OID %d in streamed transaction %d", ErrUnknownRelation, oid, st.block.xid)
+	}
+	if r.batch != st.serial+1 {
+		st.buf = append(st.buf, r.records...)
+		r.batch = st.serial + 1
+	}
 	return nil
 }
 

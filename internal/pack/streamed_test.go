@@ -48,7 +48,7 @@ func relationOf(oid uint32, name string) (*decode.Relation, []byte) {
 	return r, decode.AppendRelation(nil, r)
 }
 
-func describeStaged(p *Packer, xid, oid uint32, name string) {
+func stagedRelation(p *Packer, xid, oid uint32, name string) {
 	rel, frame := relationOf(oid, name)
 	p.StagedRelation(xid, frame, rel)
 }
@@ -86,7 +86,7 @@ func text(t *testing.T, b *Batch) string {
 func TestInterleavedStreamedTransactionsAreStagedApart(t *testing.T) {
 	p := packer(wire.Point{End: 100})
 	feed(t, p, streamStart(7, true))
-	describeStaged(p, 7, 42, "a")
+	stagedRelation(p, 7, 42, "a")
 	feed(t, p, in(7, insert("1")), in(9, insert("2")), in(9, insert("3")), in(7, insert("4")), streamStop())
 	if p.StagedDue() {
 		t.Fatal("a batch that isn't full goes before it has to")
@@ -99,7 +99,7 @@ func TestInterleavedStreamedTransactionsAreStagedApart(t *testing.T) {
 	if got := text(t, b); got != "0 a I1 2 I2 I3 0 I4" || b.XID != 7 || b.Header.Kind != wire.Staged || b.Header.To != (wire.Point{}) {
 		t.Fatalf("%q of %d, header %+v", got, b.XID, b.Header)
 	}
-	describeStaged(p, 8, 42, "b")
+	stagedRelation(p, 8, 42, "b")
 	feed(t, p, in(8, insert("5")), streamStop())
 	feed(t, p, begin(110), insert("x"), commit(110, 120)) // an ordinary one, with the relation that others know
 	if got := text(t, p.Take(nil)); got != "B R Ix C" {
@@ -138,9 +138,9 @@ func TestInterleavedStreamedTransactionsAreStagedApart(t *testing.T) {
 func TestARolledBackSubtransactionTakesItsRelationsAlong(t *testing.T) {
 	p := packer(wire.Point{End: 100})
 	feed(t, p, streamStart(7, true))
-	describeStaged(p, 7, 42, "before")
+	stagedRelation(p, 7, 42, "before")
 	feed(t, p, in(7, insert("1")))
-	describeStaged(p, 9, 42, "within")
+	stagedRelation(p, 9, 42, "within")
 	feed(t, p, in(9, insert("2")), streamStop())
 	if _, err := p.StreamAbort(streamAbort(7, 9)); err != nil {
 		t.Fatal(err)
@@ -151,13 +151,13 @@ func TestARolledBackSubtransactionTakesItsRelationsAlong(t *testing.T) {
 	}
 	p = packer(wire.Point{End: 100})
 	feed(t, p, streamStart(7, true))
-	describeStaged(p, 9, 42, "within")
+	stagedRelation(p, 9, 42, "within")
 	feed(t, p, in(9, insert("2")), streamStop())
 	if _, err := p.StreamAbort(streamAbort(7, 9)); err != nil {
 		t.Fatal(err)
 	}
 	feed(t, p, streamStart(7, false))
-	describeStaged(p, 7, 42, "again")
+	stagedRelation(p, 7, 42, "again")
 	feed(t, p, in(7, insert("3")), streamStop())
 	c, _, err := p.StreamCommit(streamCommit(7, 130, 140))
 	if err != nil || !slices.Equal(c.Record.Aborted, wire.XIDSet{{First: 2, Last: 2}}) || len(c.Tables) != 1 || c.Tables[0].Relation.Name != "again" {
@@ -172,7 +172,7 @@ func TestARolledBackSubtransactionTakesItsRelationsAlong(t *testing.T) {
 func TestACommitDoesNotBringBackAnOlderRelation(t *testing.T) {
 	p := packer(wire.Point{End: 100})
 	feed(t, p, streamStart(7, true))
-	describeStaged(p, 7, 42, "old")
+	stagedRelation(p, 7, 42, "old")
 	feed(t, p, in(7, insert("1")), streamStop())
 	_, frame := relationOf(42, "new")
 	p.SetRelation(42, wire.AppendFrame(nil, frame))
@@ -202,7 +202,7 @@ func TestAMessageBeforeARollbackIsAmbiguous(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := packer(wire.Point{End: 100})
 			feed(t, p, streamStart(7, true))
-			describeStaged(p, 7, 42, "a")
+			stagedRelation(p, 7, 42, "a")
 			for _, f := range c.frames {
 				feed(t, p, f)
 			}
@@ -222,7 +222,7 @@ func TestATransactionThatTheTailHoldsInPartComesStreamed(t *testing.T) {
 	tail := cut(t)
 	p := packer(tail)
 	feed(t, p, streamStart(7, true))
-	describeStaged(p, 7, 42, "a")
+	stagedRelation(p, 7, 42, "a")
 	feed(t, p, in(7, insert("a")), streamStop())
 	if _, _, err := p.StreamCommit(streamCommit(7, 115, 120)); !errors.Is(err, ErrDiffers) {
 		t.Fatalf("another transaction: %v", err)
@@ -248,7 +248,7 @@ func TestATransactionThatTheTailHoldsInPartComesStreamed(t *testing.T) {
 func TestAStreamedTransactionThatIsStoredOrEmptyIsLeftOut(t *testing.T) {
 	p := packer(wire.Point{LSN: 110, End: 120})
 	feed(t, p, streamStart(7, true))
-	describeStaged(p, 7, 42, "a")
+	stagedRelation(p, 7, 42, "a")
 	feed(t, p, in(7, insert("a")), streamStop(), streamStart(8, true), streamStop())
 	if c, gone, err := p.StreamCommit(streamCommit(7, 110, 120)); c != nil || gone != 0 || err != nil || p.StagedDue() {
 		t.Fatal(c, gone, err)
