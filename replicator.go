@@ -29,6 +29,8 @@ type Replicator struct {
 	// unanchored: the server could not decode the stream's last transaction again, so that it isn't asked for.
 	unanchored atomic.Bool
 	settled    atomic.Int64 // the calls that were seen to
+	// unstreamed: transactions are read as a whole up to this commit LSN, whatever WithStreaming says.
+	unstreamed atomic.Uint64
 
 	resyncing func(step int) error // for tests: called in front of each step of a resync, and behind the last
 }
@@ -71,6 +73,7 @@ func (r *Replicator) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer r.running.Store(false)
+	r.unstreamed.Store(0)
 	err := r.guarded(ctx, func(ctx context.Context) error {
 		last, done := outliving(ctx, r.cfg.stopTimeout)
 		defer done()

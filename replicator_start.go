@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -65,6 +66,12 @@ type replication struct {
 	stored     atomic.Pointer[wire.Point]  // where `changes` ends in the stream
 	gate       byteGate
 	workers    idleWatch // the upkeep's
+
+	sweptStaged bool // nothing of older sessions is staged in vain
+	discards    struct {
+		sync.Mutex
+		list []discarded
+	}
 }
 
 // newSession draws the name under which a session writes.
