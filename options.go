@@ -86,6 +86,7 @@ type config struct {
 	lease           time.Duration
 	idleInterval    time.Duration
 	stopTimeout     time.Duration
+	resync          string
 	walLimit        int64
 	walAction       WALAction
 
@@ -326,7 +327,8 @@ func WithSlotFailover() ReplicatorOption { return func(c *config) { c.slotFailov
 // rows (row filters) and columns (column lists) is what the publications say, for the copy as well; WithTables
 // and WithExcludeTables can't be given besides. They have to publish insert, update, delete and truncate (a table
 // without replica identity may stand in one of insert and truncate only), each table in one of them, and
-// not via the partition root; anything else ends Run with ErrTables or ErrSourceSettings.
+// not via the partition root; anything else ends Run with ErrTables or ErrSourceSettings. A table that the owner adds
+// later is copied beside the stream.
 func WithPublication(names ...string) ReplicatorOption {
 	return func(c *config) { c.publications, c.adoptGiven = append([]string(nil), names...), true }
 }

@@ -236,13 +236,13 @@ func (st *streaming) undecodable(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: without the transaction before: %w", errAgain, err)
 	}
 	if errors.As(err, &pg) && pg.Code == undefinedObject {
-		return fmt.Errorf("%w: a publication of the group is gone: %w; call Drop and start over", ErrTables, err)
+		return fmt.Errorf("%w: a publication of the group is gone: %w; %s", ErrTables, err, startOver)
 	}
 	if !errors.As(err, &pg) || pg.Code != internalError {
 		return err
 	}
 	if !st.made { // by an earlier session
-		return fmt.Errorf("flo: the source can't decode its WAL for slot %q: %w; if starting again meets the same error, call Drop and start over with a fresh copy", st.r.cfg.slot, err)
+		return fmt.Errorf("flo: the source can't decode its WAL for slot %q: %w; if starting again meets the same error, %s", st.r.cfg.slot, err, startOver)
 	}
 	st.r.afresh.Store(true) // also when the copy is whole by now
 	st.log.WarnContext(ctx, "the copy begins again with another slot: the source can't decode a transaction that was open when this one was made", slog.Any("error", err))
@@ -300,6 +300,14 @@ func (st *streaming) relation(ctx context.Context, data []byte) error {
 	}
 	ch := make(chan result, 1)
 	go func() {
+		joins, err := st.joins(ctx, st.replication.conn, rel.OID)
+		if joins {
+			err = errRound
+		}
+		if err != nil {
+			ch <- result{err: err}
+			return
+		}
 		records, err := st.appendDescription(ctx, st.replication.conn, nil, rel)
 		ch <- result{records, err}
 	}()

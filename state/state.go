@@ -36,6 +36,16 @@ type Store interface {
 	// AddTables adds what is not in the record yet: names and ancestors are never taken out of it, so that
 	// two writers don't undo each other. It must be stored when it returns.
 	AddTables(ctx context.Context, tables []Table) error
+	// ForgetTables takes all tables out of the record.
+	ForgetTables(ctx context.Context) error
+	// Adopted gives the tables of publications that somebody else owns, as PutAdopted wrote them: ErrNotFound if it
+	// never did. Only the holder of ReplicatorLease may write them.
+	Adopted(ctx context.Context) (Adopted, error)
+	PutAdopted(ctx context.Context, a Adopted) error
+	// Resync gives what is remembered of requests to start over; zero if there was none.
+	Resync(ctx context.Context) (Resync, error)
+	// PutResync writes that. Only the holder of ReplicatorLease may.
+	PutResync(ctx context.Context, r Resync) error
 	// Drop deletes all of the group's records.
 	Drop(ctx context.Context) error
 }

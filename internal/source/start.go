@@ -196,7 +196,7 @@ func checkSlot(ctx context.Context, conn *pgconn.PgConn, sc StreamConfig, system
 		return info, fmt.Errorf("source: %w: slot %q is of database %q, not %q: choose another slot name",
 			ErrSlotMismatch, sc.Slot, info.Database, system.Database)
 	case info.ConfirmedFlush > sc.From:
-		return info, fmt.Errorf("source: %w: slot %q was confirmed up to %s, the pipeline stands at %s: what lies between can't be read again; drop the pipeline and copy afresh",
+		return info, fmt.Errorf("source: %w: slot %q was confirmed up to %s, the pipeline stands at %s: what lies between can't be read again; copy afresh (WithResync and a new token, or Drop)",
 			ErrSlotAhead, sc.Slot, info.ConfirmedFlush, sc.From)
 	}
 	return info, nil

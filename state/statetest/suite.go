@@ -28,6 +28,8 @@ func Run(t *testing.T, open func(t *testing.T) state.Store) {
 		"Context":          testContext,
 		"Lease":            testLease,
 		"Tables":           testTables,
+		"Resync":           testResync,
+		"Adopted":          testAdopted,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
