@@ -24,14 +24,14 @@ type anchor struct {
 	open bool       // the stream holds its beginning only
 }
 
-// anchorOf the tail; none if the tail names no transaction, or the publications were other ones when it was
-// written, so that the server may leave the transaction out.
+// anchorOf the tail; none if the tail names no transaction of this slot, or the publications were other ones when
+// it was written, so that the server may leave the transaction out.
 func (s *replication) anchorOf(ctx context.Context) anchor {
-	if s.tail.LSN == 0 || s.r.unanchored.Load() {
+	if s.tail.LSN == 0 || s.made || s.r.unanchored.Load() || !s.tail.Open && s.tail.End < s.tail.LSN {
 		return anchor{}
 	}
 	rec, err := s.store.Replicator(ctx)
-	if err != nil || rec.Publications != publicationList(s.published) {
+	if err != nil || rec.LastCommit == 0 || rec.Incarnation != s.stream.Incarnation() || rec.Publications != publicationList(s.published) {
 		return anchor{}
 	}
 	a := anchor{lsn: s.tail.LSN, end: s.tail.End, time: s.tailTime, open: s.tail.Open}

@@ -60,6 +60,7 @@ type replication struct {
 
 	acked      ackedPositions
 	lastCommit atomic.Pointer[commitStamp] // of the last transaction that was received
+	recorded   decode.LSN                  // of it in the record; the upkeep's
 	swept      bool                        // nothing of a copy is in the stream any more
 	whole      atomic.Bool                 // the copy is whole, and the stream says so
 	verified   atomic.Uint64               // the last sequence that this session knows to be stored

@@ -33,6 +33,7 @@ func (s *replication) upkeep(ctx context.Context) error {
 	var purged time.Time
 	looked := time.Now()
 	s.gate.setLimit(s.r.cfg.maxBytes)
+	defer s.lastRecord()
 	for {
 		due := time.Since(purged) >= purgeInterval
 		if due || s.r.cfg.maxBytes > 0 {
@@ -57,6 +58,8 @@ func (s *replication) upkeep(ctx context.Context) error {
 			if err := s.checkWants(ctx); err != nil {
 				return err
 			}
+		} else if s.recorded == 0 && s.lastCommit.Load() != nil { // soon, see anchor
+			s.writeRecord(ctx)
 		}
 		if time.Since(looked) >= s.tablesInterval() {
 			err := s.watchTables(ctx)
@@ -95,9 +98,21 @@ func (s *replication) writeRecord(ctx context.Context) {
 		Slot: s.r.cfg.slot, Mode: string(s.r.cfg.mode), Phase: string(st.Phase), LastLSN: st.Published, Confirmed: st.Confirmed,
 		WALKept: st.WALKept, Publications: publicationList(s.published), LastCommit: last.lsn, LastCommitTime: last.time, Updated: time.Now().UTC(),
 	})
-	if err != nil && ctx.Err() == nil {
+	if err == nil {
+		s.recorded = last.lsn
+	} else if ctx.Err() == nil {
 		s.log.DebugContext(ctx, "writing the replicator's record failed", slog.Any("error", err))
 	}
+}
+
+// lastRecord writes the record at the end of a session, if there is something new in it that the next one wants.
+func (s *replication) lastRecord() {
+	if last := s.lastCommit.Load(); last == nil || last.lsn == s.recorded {
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.work, time.Second)
+	defer cancel()
+	s.writeRecord(ctx)
 }
 
 // purge deletes what all registered workers have finished: strictly below the message that each
