@@ -49,6 +49,7 @@ type streaming struct {
 	ask      <-chan struct{}  // somebody waits for the idle position
 	idleNext time.Time        // no idle marker before
 	frames   int
+	anchor   anchor
 }
 
 // run streams, and copies beside it where the attempt still has to, until ctx ends or something breaks.
@@ -84,8 +85,14 @@ func (s *replication) run(ctx context.Context) error {
 			return nil
 		})
 	}
+	if err := s.r.source.EnsureFailover(ctx, s.conn, s.r.cfg.slot); err != nil {
+		cancel()
+		g.Wait()
+		return err
+	}
+	anchored := s.anchorOf(ctx)
 	conn, err := s.r.source.StartStream(work, source.StreamConfig{
-		Slot: s.r.cfg.slot, Publications: s.published, From: s.tail.End, System: s.sys,
+		Slot: s.r.cfg.slot, Publications: s.published, From: s.tail.End, Since: anchored.since(), System: s.sys,
 	})
 	if err != nil {
 		cancel()
@@ -93,6 +100,7 @@ func (s *replication) run(ctx context.Context) error {
 		return err
 	}
 	st := &streaming{replication: s, conn: conn, parser: decode.NewParser(), out: make(chan *pack.Batch, sendQueue), spare: make(chan []byte, spareBuffers), copied: copied, ask: asks}
+	st.anchor = anchored.above(conn.Confirmed())
 	s.acked.spare = st.spare
 	conn.SetLazy(true) // it notices load itself
 	st.packer = pack.New(pack.Config{
@@ -184,6 +192,9 @@ func (st *streaming) own(ctx, stop context.Context) error {
 		switch ev.Kind {
 		case source.Frame:
 			crashpoint.Reached(crashpoint.Received)
+			if err := st.anchor.frame(ev.Data); err != nil {
+				return err
+			}
 			if err := st.frame(ctx, ev.Data); err != nil {
 				return err
 			}
@@ -191,6 +202,9 @@ func (st *streaming) own(ctx, stop context.Context) error {
 				continue
 			}
 		case source.Keepalive:
+			if err := st.anchor.keepalive(ev.WALEnd); err != nil {
+				return err
+			}
 			st.packer.Seen(ev.WALEnd)
 		case source.Idle:
 			if !st.packer.Empty() && inflight < maxPartial {
@@ -220,14 +234,17 @@ func (st *streaming) own(ctx, stop context.Context) error {
 // the slot: the copy begins again with another one.
 func (st *streaming) undecodable(ctx context.Context, err error) error {
 	var pg *pgconn.PgError
+	if errors.As(err, &pg) && st.anchor.lsn != 0 && !st.r.unanchored.Swap(true) {
+		return fmt.Errorf("%w: without the transaction before: %w", errAgain, err)
+	}
 	if errors.As(err, &pg) && pg.Code == undefinedObject {
-		return fmt.Errorf("%w: a publication of the group is gone: %w; call Drop and start over", ErrTables, err)
+		return fmt.Errorf("%w: a publication of the group is gone: %w; %s", ErrTables, err, startOver)
 	}
 	if !errors.As(err, &pg) || pg.Code != internalError {
 		return err
 	}
 	if !st.made { // by an earlier session
-		return fmt.Errorf("flo: the source can't decode its WAL for slot %q: %w; if starting again meets the same error, call Drop and start over with a fresh copy", st.r.cfg.slot, err)
+		return fmt.Errorf("flo: the source can't decode its WAL for slot %q: %w; if starting again meets the same error, %s", st.r.cfg.slot, err, startOver)
 	}
 	st.r.afresh.Store(true) // also when the copy is whole by now
 	st.log.WarnContext(ctx, "the copy begins again with another slot: the source can't decode a transaction that was open when this one was made", slog.Any("error", err))
@@ -264,6 +281,7 @@ func (st *streaming) frame(ctx context.Context, data []byte) error {
 	if err := st.packer.Frame(data); err != nil {
 		return st.abortIfDiffers(ctx, err)
 	}
+	st.noteCommit(data)
 	if st.packer.Full() {
 		return st.hand(ctx)
 	}
@@ -284,6 +302,14 @@ func (st *streaming) relation(ctx context.Context, data []byte) error {
 	}
 	ch := make(chan result, 1)
 	go func() {
+		joins, err := st.joins(ctx, st.replication.conn, rel.OID)
+		if joins {
+			err = errRound
+		}
+		if err != nil {
+			ch <- result{err: err}
+			return
+		}
 		records, err := st.appendDescription(ctx, st.replication.conn, nil, rel)
 		ch <- result{records, err}
 	}()
@@ -374,6 +400,9 @@ func (st *streaming) lookAround(ctx context.Context) error {
 
 // confirm tells the source what has been safe for a replay window.
 func (st *streaming) confirm() {
+	if st.anchor.lsn != 0 { // not before the server is known to be the one that the stream was made from
+		return
+	}
 	now := time.Now()
 	if n := st.r.settle.Load(); st.r.settled.Swap(n) != n {
 		st.acked.settle()

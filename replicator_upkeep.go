@@ -84,11 +84,14 @@ func (s *replication) upkeep(ctx context.Context) error {
 
 // writeRecord writes what people read; nothing is resumed from it, so a failure is only logged.
 func (s *replication) writeRecord(ctx context.Context) {
-	st := s.r.status.snapshot()
+	st, last := s.r.status.snapshot(), s.lastCommit.Load()
+	if last == nil {
+		last = &commitStamp{}
+	}
 	err := s.store.PutReplicator(ctx, state.Replicator{
 		Group: s.r.cfg.group, Incarnation: s.stream.Incarnation(), System: s.sys.ID, Database: s.sys.Database,
 		Slot: s.r.cfg.slot, Mode: string(s.r.cfg.mode), Phase: string(st.Phase), LastLSN: st.Published, Confirmed: st.Confirmed,
-		WALKept: st.WALKept, Updated: time.Now().UTC(),
+		WALKept: st.WALKept, Publications: publicationList(s.published), LastCommit: last.lsn, LastCommitTime: last.time, Updated: time.Now().UTC(),
 	})
 	if err != nil && ctx.Err() == nil {
 		s.log.DebugContext(ctx, "writing the replicator's record failed", slog.Any("error", err))

@@ -361,7 +361,7 @@ func (d *drainer) read(ctx context.Context, from uint64) error {
 				return err
 			}
 			if !d.torn.IsZero() && time.Since(d.torn) > tornBound {
-				return fmt.Errorf("%w: worker %q: copied rows are missing in the stream, and no new copy has begun. Call Drop and start over with a fresh copy", ErrGap, d.opt.name)
+				return fmt.Errorf("%w: worker %q: copied rows are missing in the stream, and no new copy has begun; %s", ErrGap, d.opt.name, startOver)
 			}
 		}
 		if idle {

@@ -249,7 +249,7 @@ func (r *reporter) flush(ctx context.Context) error {
 		case err == nil && now.Epoch != rec.Epoch:
 			return fmt.Errorf("%w: worker %q", ErrLeaseLost, rec.Name)
 		case errors.Is(err, state.ErrNotFound):
-			return fmt.Errorf("%w: the record of worker %q is gone, or the group's state bucket: if the group was dropped, empty the destination and start over; "+
+			return fmt.Errorf("%w: the record of worker %q is gone, or the group's state bucket: if the group was dropped, start over (WithResync and a new token empties a PostgreSQL destination of what flo brought); "+
 				"otherwise start again", ErrStreamLost, rec.Name)
 		case err == nil:
 			rev, err = r.store.PutWorker(ctx, rec, rev)
