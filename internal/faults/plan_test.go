@@ -115,7 +115,7 @@ func newPlan(seed uint64) *plan {
 }
 
 // quicken makes a child notice soon that another one is gone, and end soon.
-func (c *childConfig) quicken() { c.Lease, c.StopTimeout = time.Second, 2*time.Second }
+func (c *childConfig) quicken() { c.Lease, c.StopTimeout = leaseTime, 2*time.Second }
 
 func (p *plan) worker(rnd *rand.Rand, name string) childConfig {
 	c := childConfig{
