@@ -143,15 +143,20 @@ func (a *anchor) missing(instead string) error {
 		"changes may be missing: call Drop and start over with a fresh copy", ErrSourceChanged, a.lsn, instead)
 }
 
-// commitTime of the last transaction in a message.
+// commitTime of the last transaction in a message, whose end may be in a later one: its Begin tells it, too.
 func commitTime(body []byte) (at time.Time, err error) {
 	err = wire.Walk(body, func(rec wire.Record) error {
-		if rec.Type != 'C' {
-			return nil
+		switch rec.Type {
+		case 'B':
+			b, err := decode.ParseBegin(rec.Data)
+			at = b.CommitTime
+			return err
+		case 'C':
+			c, err := decode.ParseCommit(rec.Data)
+			at = c.CommitTime
+			return err
 		}
-		c, err := decode.ParseCommit(rec.Data)
-		at = c.CommitTime
-		return err
+		return nil
 	})
 	return at, err
 }

@@ -39,7 +39,7 @@ type replication struct {
 	last     uint64 // the stream's last sequence
 	tailSeq  uint64
 	tail     wire.Point
-	tailTime time.Time // of the commit that the tail ends with; zero if it ends otherwise
+	tailTime time.Time // of the commit of the tail's last transaction; zero if the tail doesn't tell
 	attempt  uint32
 	copyDone bool   // or was, when the session began
 	noCopy   bool   // the attempt began without a copy

@@ -53,6 +53,7 @@ type childConfig struct {
 	Destination string        `json:",omitempty"` // URL; or
 	Folder      string        `json:",omitempty"` // of the file sink
 	BatchSize   int           `json:",omitempty"`
+	Lanes       int           `json:",omitempty"` // connections that apply changes
 	BatchBytes  int           `json:",omitempty"`
 	Flush       time.Duration `json:",omitempty"`
 	Moods       *moods        `json:",omitempty"` // of the sink
@@ -232,8 +233,14 @@ func runWorker(ctx context.Context, c *childConfig, log *slog.Logger, status fun
 	var err error
 	if c.Folder != "" {
 		s = file.New(c.Folder)
-	} else if s, err = postgres.New(c.Destination, postgres.WithLogger(log)); err != nil {
-		return err
+	} else {
+		opts := []postgres.Option{postgres.WithLogger(log)}
+		if c.Lanes > 0 {
+			opts = append(opts, postgres.WithApplyConnections(c.Lanes))
+		}
+		if s, err = postgres.New(c.Destination, opts...); err != nil {
+			return err
+		}
 	}
 	var own []flo.WorkerOption
 	if c.BatchSize > 0 {

@@ -40,6 +40,14 @@ func or(flag *int, standard int) int {
 	return standard
 }
 
+// brief is or with a lower default under -short.
+func brief(flag *int, standard, short int) int {
+	if testing.Short() {
+		standard = short
+	}
+	return or(flag, standard)
+}
+
 // seed gives the test's seed, and says it.
 func seed(t testing.TB) uint64 {
 	s := *seedFlag

@@ -115,7 +115,7 @@ func newPlan(seed uint64) *plan {
 }
 
 // quicken makes a child notice soon that another one is gone, and end soon.
-func (c *childConfig) quicken() { c.Lease, c.StopTimeout = time.Second, 2*time.Second }
+func (c *childConfig) quicken() { c.Lease, c.StopTimeout = leaseTime, 2*time.Second }
 
 func (p *plan) worker(rnd *rand.Rand, name string) childConfig {
 	c := childConfig{
@@ -126,6 +126,7 @@ func (p *plan) worker(rnd *rand.Rand, name string) childConfig {
 	}
 	c.quicken()
 	c.Procs = 1 + rnd.IntN(2)
+	c.Lanes = pick(rnd, 0, 0, 3)
 	if rnd.IntN(3) == 0 {
 		most := 4_000 / max(min(c.BatchSize, 100), 20) // the fewer calls, the more of them
 		draw := func() int { return rnd.IntN(most/2 + 1) }
@@ -193,7 +194,7 @@ func (p *plan) String() string {
 	fmt.Fprintf(&b, "replicator: %d copy connections, window %s, stream's limit %d; NATS: max_payload %d, lazy %t\n",
 		p.replicator.CopyConnections, p.replicator.ReplayWindow, p.replicator.StreamMaxBytes, p.nats.MaxPayload, p.nats.LazySync)
 	for _, w := range p.workers {
-		fmt.Fprintf(&b, "worker %s: batches of %d changes, %d bytes, flushed after %s", w.Name, w.BatchSize, w.BatchBytes, w.Flush)
+		fmt.Fprintf(&b, "worker %s: batches of %d changes, %d bytes, flushed after %s, %d applying connections", w.Name, w.BatchSize, w.BatchBytes, w.Flush, w.Lanes)
 		if m := w.Moods; m != nil {
 			fmt.Fprintf(&b, "; in a thousand: %d rejected, %d late, %d hung, %d slow", m.Reject, m.Late, m.Hang, m.Slow)
 		}

@@ -106,7 +106,7 @@ type randomRun struct {
 }
 
 // runLimit bounds a run on a busy machine; a usual one takes some seconds.
-const runLimit = 3 * time.Minute
+const runLimit = 4 * time.Minute
 
 // run carries a plan out, and compares.
 func (l *lane) run(t testing.TB, p *plan) tally {

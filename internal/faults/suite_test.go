@@ -15,22 +15,12 @@ var (
 	shrink  = flag.Duration("shrink", 0, "how long to look for fewer faults with which a random run still fails")
 )
 
-// Random runs without the flag -runs.
-const (
-	shortRuns = 2
-	usualRuns = 4
-)
-
 // Random runs: everything about them comes from a seed, and whatever happens, both sides are equal at the end.
 func TestRandomFaults(t *testing.T) {
 	t.Parallel()
 	s := seed(t)
-	n := usualRuns
-	if testing.Short() {
-		n = shortRuns
-	}
 	l := newLane(t, t.Context())
-	for i := range uint64(or(runs, n)) {
+	for i := range uint64(brief(runs, 4, 2)) {
 		l.seeded(t, s+i)
 	}
 }

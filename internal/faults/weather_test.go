@@ -14,6 +14,9 @@ import (
 // a link that is down for ten seconds, one that is half-open for ten seconds, and one that flaps. Changes go on
 // being applied while it is only slow, and go on by themselves after the rest.
 func TestBadWeather(t *testing.T) {
+	if testing.Short() {
+		t.Skip("ten seconds half-open and ten seconds cut")
+	}
 	t.Parallel()
 	s := seed(t)
 	rnd := random(s, 0)

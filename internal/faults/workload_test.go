@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -40,7 +39,7 @@ type load struct {
 // newLoad makes a load that ends with the rig's run at the latest.
 func newLoad(r *rig) (*load, context.Context) {
 	ctx, cancel := context.WithCancel(r.ctx)
-	l := &load{stop: cancel, fail: r.fail, large: 12_000, pace: 10 * time.Millisecond, tires: math.MaxInt64}
+	l := &load{stop: cancel, fail: r.fail, large: 12_000, pace: 10 * time.Millisecond, tires: 300}
 	r.t.Cleanup(func() { cancel(); l.wg.Wait() })
 	return l, ctx
 }
