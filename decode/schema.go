@@ -11,6 +11,9 @@ type SchemaChange struct {
 	// Baseline: no command was run. Tables are as they stand at this place of the stream, for whoever
 	// keeps books of structures and has none of them yet.
 	Baseline bool `json:"baseline,omitempty"`
+	// Partial: only the columns' names and types are known, from a changed Relation message. Num is 0, and
+	// what else is missing from Tables is unknown, not gone.
+	Partial bool `json:"partial,omitempty"`
 	// Tables are those that the command made or altered, as it left them.
 	Tables []TableShape `json:"tables,omitempty"`
 	// Types are the enum, composite, domain and range types that it made or altered, as it left them.
@@ -29,6 +32,11 @@ type TableShape struct {
 	OID    uint32 `json:"oid"`
 	Schema string `json:"schema"`
 	Name   string `json:"name"`
+	// Source is the table's name at the source, where rules route it elsewhere. The texts of definitions
+	// and expressions keep the source's names, of columns too. LeftOut are source columns that rules leave
+	// out: they aren't in Columns.
+	Source  *Name    `json:"source,omitempty"`
+	LeftOut []string `json:"left_out,omitempty"`
 	// Made: the command created the table. Rewritten: its rows were written anew, so that values may differ
 	// from those that were sent before, with nothing in the stream that says so.
 	Made      bool `json:"made,omitempty"`
@@ -62,6 +70,8 @@ type ColumnShape struct {
 	// Num is pg_attribute.attnum: the same column, whatever its name becomes.
 	Num  int16  `json:"num"`
 	Name string `json:"name"`
+	// Source is the column's name at the source, where rules give it another one.
+	Source string `json:"source,omitempty"`
 	// Type is format_type's text under an empty search path, modifier included: "numeric(10,2)", "public.mood[]".
 	Type      string `json:"type"`
 	Collation *Name  `json:"collation,omitempty"` // if it isn't the type's own
