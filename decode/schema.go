@@ -3,20 +3,28 @@ package decode
 // SchemaChange is what one DDL command did to the group's tables and types, in order with the rows: what
 // comes before it in the stream has the old structure, what comes behind it has the new one.
 //
-// It carries the structure that the command left behind, never only its text: Query may hold other
-// statements too, and must not be run again as it is.
+// It carries the structure that the command left behind, never only its text, which must not be run again.
+// One command may be several of these, in this order: what it dropped; tables that it wrote anew
+// (Rewritten); tables as it left them, 200 at a time.
 type SchemaChange struct {
 	Tag   string `json:"tag"`             // the command's tag, for example "ALTER TABLE"; "" for a baseline
-	Query string `json:"query,omitempty"` // what the client sent, other statements included; cut at 64 KiB
+	// Query is what the client sent, cut at 64 KiB; "" if that held other statements too, or was not the
+	// command itself (a function's call, a baseline), or a rule of the worker hides data.
+	Query string `json:"query,omitempty"`
 	// Baseline: no command was run. Tables are as they stand at this place of the stream, for whoever
 	// keeps books of structures and has none of them yet.
 	Baseline bool `json:"baseline,omitempty"`
-	// Partial: only the columns' names and types are known, from a changed Relation message. Num is 0, and
-	// what else is missing from Tables is unknown, not gone.
-	Partial bool `json:"partial,omitempty"`
+<<<<<<< HEAD
+=======
+	// Observed: no command was seen, for want of event triggers. Tables are as PostgreSQL described them to a
+	// row that follows: name, replica identity and columns, these with Name and Type only (Num is 0). A renamed
+	// column looks like one that was dropped and another that was added.
+	Observed bool `json:"observed,omitempty"`
+>>>>>>> ddlsource
 	// Tables are those that the command made or altered, as it left them.
 	Tables []TableShape `json:"tables,omitempty"`
-	// Types are the enum, composite, domain and range types that it made or altered, as it left them.
+	// Types are the enum, composite, domain and range types that Tables use, as they stand; those of extensions
+	// left out. A type that no table uses is in no schema change; where one is altered, Tables are those that use it.
 	Types []TypeShape `json:"types,omitempty"`
 	// Schemas that it made.
 	Schemas []string `json:"schemas,omitempty"`
@@ -95,6 +103,7 @@ type ConstraintShape struct {
 	// Kind is pg_constraint.contype: "p" primary key, "u" unique, "f" foreign key, "c" check, "x" exclusion, "n" not null.
 	Kind       string  `json:"kind"`
 	Definition string  `json:"definition"`
+	Columns    []int16 `json:"columns,omitempty"` // attnums of the table's columns that it is about
 	Comment    *string `json:"comment,omitempty"`
 	Local      bool    `json:"local,omitempty"` // not, or not only, inherited
 }
@@ -104,6 +113,7 @@ type IndexShape struct {
 	OID        uint32  `json:"oid"`
 	Name       string  `json:"name"`
 	Definition string  `json:"definition"`
+	Columns    []int16 `json:"columns,omitempty"` // attnums of the columns that it needs, in expressions too
 	Valid      bool    `json:"valid"` // false: a concurrent build that has failed, or goes on
 	Comment    *string `json:"comment,omitempty"`
 	Parent     *Name   `json:"parent,omitempty"` // of a partition's index, the partitioned index
