@@ -7,20 +7,17 @@ package decode
 // One command may be several of these, in this order: what it dropped; tables that it wrote anew
 // (Rewritten); tables as it left them, 200 at a time.
 type SchemaChange struct {
-	Tag   string `json:"tag"`             // the command's tag, for example "ALTER TABLE"; "" for a baseline
+	Tag string `json:"tag"` // the command's tag, for example "ALTER TABLE"; "" for a baseline
 	// Query is what the client sent, cut at 64 KiB; "" if that held other statements too, or was not the
 	// command itself (a function's call, a baseline), or a rule of the worker hides data.
 	Query string `json:"query,omitempty"`
 	// Baseline: no command was run. Tables are as they stand at this place of the stream, for whoever
 	// keeps books of structures and has none of them yet.
 	Baseline bool `json:"baseline,omitempty"`
-<<<<<<< HEAD
-=======
 	// Observed: no command was seen, for want of event triggers. Tables are as PostgreSQL described them to a
 	// row that follows: name, replica identity and columns, these with Name and Type only (Num is 0). A renamed
 	// column looks like one that was dropped and another that was added.
 	Observed bool `json:"observed,omitempty"`
->>>>>>> ddlsource
 	// Tables are those that the command made or altered, as it left them.
 	Tables []TableShape `json:"tables,omitempty"`
 	// Types are the enum, composite, domain and range types that Tables use, as they stand; those of extensions
@@ -114,7 +111,7 @@ type IndexShape struct {
 	Name       string  `json:"name"`
 	Definition string  `json:"definition"`
 	Columns    []int16 `json:"columns,omitempty"` // attnums of the columns that it needs, in expressions too
-	Valid      bool    `json:"valid"` // false: a concurrent build that has failed, or goes on
+	Valid      bool    `json:"valid"`             // false: a concurrent build that has failed, or goes on
 	Comment    *string `json:"comment,omitempty"`
 	Parent     *Name   `json:"parent,omitempty"` // of a partition's index, the partitioned index
 }
