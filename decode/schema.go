@@ -7,7 +7,7 @@ package decode
 // One command may be several of these, in this order: what it dropped; tables that it wrote anew
 // (Rewritten); tables as it left them, 200 at a time.
 type SchemaChange struct {
-	Tag   string `json:"tag"`             // the command's tag, for example "ALTER TABLE"; "" for a baseline
+	Tag string `json:"tag"` // the command's tag, for example "ALTER TABLE"; "" for a baseline
 	// Query is what the client sent, cut at 64 KiB; "" if that held other statements too, or was not the
 	// command itself (a function's call, a baseline), or a rule of the worker hides data.
 	Query string `json:"query,omitempty"`
@@ -37,6 +37,11 @@ type TableShape struct {
 	OID    uint32 `json:"oid"`
 	Schema string `json:"schema"`
 	Name   string `json:"name"`
+	// Source is the table's name at the source, where rules route it elsewhere. The texts of definitions
+	// and expressions keep the source's names, of columns too. LeftOut are source columns that rules leave
+	// out: they aren't in Columns.
+	Source  *Name    `json:"source,omitempty"`
+	LeftOut []string `json:"left_out,omitempty"`
 	// Made: the command created the table. Rewritten: its rows were written anew, so that values may differ
 	// from those that were sent before, with nothing in the stream that says so.
 	Made      bool `json:"made,omitempty"`
@@ -70,6 +75,8 @@ type ColumnShape struct {
 	// Num is pg_attribute.attnum: the same column, whatever its name becomes.
 	Num  int16  `json:"num"`
 	Name string `json:"name"`
+	// Source is the column's name at the source, where rules give it another one.
+	Source string `json:"source,omitempty"`
 	// Type is format_type's text under an empty search path, modifier included: "numeric(10,2)", "public.mood[]".
 	Type      string `json:"type"`
 	Collation *Name  `json:"collation,omitempty"` // if it isn't the type's own
@@ -104,7 +111,7 @@ type IndexShape struct {
 	Name       string  `json:"name"`
 	Definition string  `json:"definition"`
 	Columns    []int16 `json:"columns,omitempty"` // attnums of the columns that it needs, in expressions too
-	Valid      bool    `json:"valid"` // false: a concurrent build that has failed, or goes on
+	Valid      bool    `json:"valid"`             // false: a concurrent build that has failed, or goes on
 	Comment    *string `json:"comment,omitempty"`
 	Parent     *Name   `json:"parent,omitempty"` // of a partition's index, the partitioned index
 }
