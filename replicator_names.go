@@ -79,6 +79,14 @@ func (l *lineages) add(ctx context.Context, store state.Store, tables []state.Ta
 	return out, nil
 }
 
+// has reports whether anything is known of a table.
+func (l *lineages) has(oid uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ok := l.known[oid]
+	return ok
+}
+
 // describe is source.Describe with the names and ancestors that the relation has had, or has got since.
 func (s *replication) describe(ctx context.Context, conn *pgx.Conn, rel *decode.Relation, types []uint32) (decode.Description, error) {
 	d, err := source.Describe(ctx, conn, 0, types)
@@ -90,6 +98,7 @@ func (s *replication) describe(ctx context.Context, conn *pgx.Conn, rel *decode.
 		return d, err
 	}
 	t := state.Table{OID: rel.OID}
+	d.New = s.schema.on && !s.lineages.has(rel.OID)
 	for _, l := range found {
 		t.Names, t.Ancestors = []decode.Name{l.Name}, l.Ancestors
 	}

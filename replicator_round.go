@@ -290,7 +290,17 @@ func (s *replication) checkWants(ctx context.Context) error {
 		return nil // asked again soon
 	}
 	for i := range workers {
-		if w := &workers[i]; len(s.wanted(w, s.tables)) > 0 {
+		w := &workers[i]
+		for _, oid := range w.Recopy { // one that was made since the session began, FOR ALL TABLES
+			if s.schema.on && !s.r.sought[oid] && !slices.ContainsFunc(s.tables, func(t source.Table) bool { return t.OID == oid }) {
+				if s.r.sought == nil {
+					s.r.sought = map[uint32]bool{}
+				}
+				s.r.sought[oid] = true
+				return errRound
+			}
+		}
+		if len(s.wanted(w, s.tables)) > 0 {
 			s.log.WarnContext(ctx, "a worker needs tables afresh", slog.String("worker", w.Name), slog.Any("tables", w.Recopy))
 			return errRound
 		}

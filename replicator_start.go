@@ -53,6 +53,7 @@ type replication struct {
 	slot      *source.NewSlot // holds the snapshot until the copy has imported it
 	made      bool            // this session made the group's slot
 	lineages  lineages
+	schema    schemaTracking
 
 	acked    ackedPositions
 	swept    bool                       // nothing of a copy is in the stream any more
@@ -434,7 +435,7 @@ func (s *replication) appendDescription(ctx context.Context, conn *pgx.Conn, bod
 	if err != nil {
 		return nil, err
 	}
-	if len(d.Ancestors) == 0 && len(d.OtherNames) == 0 && len(d.Types) == 0 {
+	if len(d.Ancestors) == 0 && len(d.OtherNames) == 0 && len(d.Types) == 0 && !d.New {
 		return body, nil
 	}
 	return wire.AppendJSON(body, wire.RecDescribe, d)

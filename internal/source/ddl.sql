@@ -265,7 +265,23 @@ BEGIN
 	PERFORM flo.ddl_emit_tables(json_build_object('tag', '', 'baseline', true), classes, '{}', '{}');
 END $flo$;
 
-REVOKE ALL ON FUNCTION flo.ddl_secret(), flo.ddl_emit(json), flo.ddl_query(text), flo.ddl_columns(oid), flo.ddl_constraints(oid, oid), flo.ddl_indexes(oid),
+-- Notes that a group uses the triggers, or no longer does, and gives the groups that were noted before. They stand in
+-- a comment: FOR ALL TABLES would publish a table's rows.
+CREATE OR REPLACE FUNCTION flo.ddl_use(name text, used bool) RETURNS text[] LANGUAGE plpgsql SECURITY DEFINER {{settings}} AS $flo$
+DECLARE
+	head CONSTANT text := 'flo groups:';
+	before text[];
+BEGIN
+	PERFORM pg_advisory_xact_lock({{lock}});
+	before := coalesce((SELECT array_agg(g) FROM unnest(string_to_array(substr(obj_description('flo.ddl_command_end()'::regprocedure, 'pg_proc'), length(head) + 2), ' ')) g WHERE g <> ''), '{}');
+	IF used <> (name = ANY (before)) THEN
+		EXECUTE format('COMMENT ON FUNCTION flo.ddl_command_end() IS %L',
+			head || ' ' || array_to_string(CASE WHEN used THEN before || name ELSE array_remove(before, name) END, ' '));
+	END IF;
+	RETURN before;
+END $flo$;
+
+REVOKE ALL ON FUNCTION flo.ddl_secret(), flo.ddl_use(text, bool), flo.ddl_emit(json), flo.ddl_query(text), flo.ddl_columns(oid), flo.ddl_constraints(oid, oid), flo.ddl_indexes(oid),
 	flo.ddl_tables(oid[], oid[], oid[]), flo.ddl_types(oid[]), flo.ddl_emit_tables(json, oid[], oid[], oid[]), flo.ddl_failed(text, text), flo.ddl_touched(),
 	flo.ddl_command_end(), flo.ddl_sql_drop(), flo.ddl_table_rewrite(), flo.ddl_baseline(oid[]) FROM PUBLIC;
 
