@@ -18,6 +18,7 @@ import (
 	"github.com/pgflo/flo/internal/names"
 	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/internal/source"
+	"github.com/pgflo/flo/state"
 )
 
 // DDLSetupSQL is the SQL that installs what WithDDL needs at the source: schema flo, functions in it, and three event
@@ -166,7 +167,11 @@ func (st *streaming) message(ctx context.Context, frame []byte) ([]byte, error) 
 			return nil, err
 		}
 		if genuine {
-			change = st.readSchema(frame[behind+decode.SchemaSecretLen:])
+			if change = st.readSchema(frame[behind+decode.SchemaSecretLen:]); change != nil {
+				if err := st.aside(func() error { return st.rememberShapes(ctx, change.Tables) }); err != nil {
+					return nil, err
+				}
+			}
 		} else {
 			st.r.status.forged()
 			st.warn(ctx, fmt.Sprintf("messages with the prefix %q that are not of flo's event triggers are left out", decode.SchemaPrefix))
@@ -220,6 +225,18 @@ func (st *streaming) readSchema(text []byte) *decode.SchemaChange {
 		return nil
 	}
 	return s
+}
+
+// rememberShapes adds tables to the group's record, by the names that they had.
+func (s *replication) rememberShapes(ctx context.Context, tables []decode.TableShape) error {
+	var list []state.Table
+	for i := range tables {
+		if t := &tables[i]; t.Kind == "r" {
+			list = append(list, state.Table{OID: t.OID, Names: []decode.Name{t.Qualified()}, Ancestors: t.Ancestors})
+		}
+	}
+	_, err := s.lineages.add(ctx, s.store, list)
+	return err
 }
 
 // limit leaves out what isn't the group's.

@@ -106,7 +106,7 @@ func (s *replication) describe(ctx context.Context, conn *pgx.Conn, rel *decode.
 	if err != nil {
 		return d, err
 	}
-	if len(list[0].Names) == 0 {
+	if len(list[0].Names) == 0 && !s.schema.on { // else a CREATE TABLE would have come first: it is of CREATE TABLE AS, and no partition
 		return d, fmt.Errorf("%w: %s (OID %d): whether it was a partition, and of what, can't be found out any more, nor which rules its rows need; "+
 			"call Drop and start over with a fresh copy", ErrTableForgotten, names.Qualified(rel.Schema, rel.Name), rel.OID)
 	}
