@@ -2,6 +2,7 @@ package flo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -265,12 +266,18 @@ func (s *replication) describeTables(ctx context.Context) error {
 	for _, t := range published {
 		now[t.OID] = t
 	}
+	var shapes map[uint32]json.RawMessage
+	if s.r.cfg.ddl && s.r.cfg.mode != CopyOnly {
+		if shapes, err = s.r.source.Shapes(ctx, conn, tableIDs(s.round)); err != nil {
+			return err
+		}
+	}
 	body := room()
 	for i := range s.round {
 		if t, ok := now[s.round[i].OID]; ok {
 			s.round[i] = t
 		}
-		if body, err = s.appendCopyBegin(ctx, conn, body, &s.round[i], s.slot.Point); err != nil {
+		if body, err = s.appendCopyBegin(ctx, conn, body, &s.round[i], shapes[s.round[i].OID], s.slot.Point); err != nil {
 			return err
 		}
 		if len(body) > s.target() || i == len(s.round)-1 {

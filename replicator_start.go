@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -415,14 +416,14 @@ func (s *replication) publishStart(ctx context.Context) error {
 	return nil
 }
 
-func (s *replication) appendCopyBegin(ctx context.Context, conn *pgx.Conn, body []byte, t *source.Table, point decode.LSN) ([]byte, error) {
+func (s *replication) appendCopyBegin(ctx context.Context, conn *pgx.Conn, body []byte, t *source.Table, shape json.RawMessage, point decode.LSN) ([]byte, error) {
 	rel := &decode.Relation{OID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity, Columns: t.Columns}
 	frame := decode.AppendRelation(nil, rel)
 	body, err := s.appendDescription(ctx, conn, body, rel)
 	if err != nil {
 		return nil, err
 	}
-	return wire.AppendJSON(body, wire.RecCopyBegin, wire.CopyBegin{Table: t.OID, Attempt: s.attempt, Point: point, Relation: frame})
+	return wire.AppendJSON(body, wire.RecCopyBegin, wire.CopyBegin{Table: t.OID, Attempt: s.attempt, Point: point, Relation: frame, Schema: shape})
 }
 
 // appendDescription appends what the relation's own message leaves out, if there is anything.

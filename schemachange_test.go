@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/pgflo/flo"
@@ -318,6 +319,16 @@ type appliesByHand struct {
 	*postgres.Sink
 	db  *flotest.DB
 	sql []string // one each, the first ones first
+
+	mu     sync.Mutex
+	copied []string // how the tables stood when their copies began
+}
+
+func (s *appliesByHand) BeginTable(ctx context.Context, t sink.CopyTable) error {
+	s.mu.Lock()
+	s.copied = append(s.copied, shortSchema(t.Schema))
+	s.mu.Unlock()
+	return s.Sink.BeginTable(ctx, t)
 }
 
 func (s *appliesByHand) Write(ctx context.Context, b *sink.Batch) error {
@@ -344,13 +355,50 @@ func TestATableThatACommandWroteAnewIsCopiedAfresh(t *testing.T) {
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.src.Exec(t, `INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i`)
-	p.start(ctx, flo.WithDDL(), flo.WithSink(&appliesByHand{Sink: p.sink(), db: p.dst, sql: []string{`ALTER TABLE t ADD r float8`}}))
+	hand := &appliesByHand{Sink: p.sink(), db: p.dst, sql: []string{`ALTER TABLE t ADD r float8`}}
+	p.start(ctx, flo.WithDDL(), flo.WithSink(hand))
 	p.catchUp(ctx)
 	p.src.Exec(t, `BEGIN; INSERT INTO t VALUES (200, 'before'); ALTER TABLE t ADD r float8 DEFAULT random(); UPDATE t SET v = 'behind' WHERE id < 10; COMMIT; DELETE FROM t WHERE id = 50`)
 	p.catchUp(ctx)
 	p.equal(ctx)
 	if got := p.attempts()["t"]; got != "2" {
 		t.Errorf("copied by attempt %s", got)
+	}
+	hand.mu.Lock()
+	defer hand.mu.Unlock()
+	if want := []string{"baseline; public.t(id bigint, v text)", "baseline; public.t(id bigint, v text, r double precision)"}; !slices.Equal(hand.copied, want) {
+		t.Errorf("copied as %q, want %q", hand.copied, want)
+	}
+}
+
+// Tables that are altered, renamed, dropped and rewritten while they are copied.
+func TestTablesAreAlteredWhileTheyAreCopied(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.src.Exec(t, `CREATE TABLE u (id int PRIMARY KEY, a int, b int); CREATE TABLE w (id int PRIMARY KEY, a int); INSERT INTO u SELECT i, i, i FROM generate_series(1, 1000) i; INSERT INTO w SELECT i, i FROM generate_series(1, 1000) i`)
+	rec := &flotest.Recorder{}
+	r := p.launch(ctx, flo.WithDDL(), flo.WithSink(rec))
+	eventually(t, ctx, "it has begun", func() bool {
+		r.running()
+		return p.f.Status().Replicator.Phase != flo.PhaseConnecting && p.src.QueryString(t, `SELECT count(*) FROM pg_event_trigger`) == "3"
+	})
+	p.src.Exec(t, `ALTER TABLE u DROP a`)
+	p.src.Exec(t, `ALTER TABLE u RENAME b TO c`)
+	p.src.Exec(t, `ALTER TABLE w ALTER a TYPE text`)
+	p.src.Exec(t, `INSERT INTO u VALUES (2000, 7); INSERT INTO w VALUES (2000, 'x')`)
+	p.catchUp(ctx)
+	last := map[string]string{}
+	for _, c := range rec.Changes() {
+		if c.Op == decode.OpInsert && c.Relation.Name != "t" {
+			last[c.Relation.Name+" "+string(c.New[0].Bytes())] = fmt.Sprint(len(c.New))
+		}
+	}
+	if len(last) != 2002 || last["u 1"] == "" || last["w 1000"] == "" || last["u 2000"] != "2" || last["w 2000"] != "2" {
+		t.Errorf("%d rows; %v %v %v %v", len(last), last["u 1"], last["w 1000"], last["u 2000"], last["w 2000"])
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
 	}
 }
 

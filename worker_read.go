@@ -376,6 +376,9 @@ func (f *feed) change(ctx context.Context, frame []byte) error {
 	if !f.keepTruncated(c) || c.Op == decode.OpMessage && c.Message.Prefix == decode.SchemaPrefix { // a schema change of nothing in the group
 		return nil
 	}
+	if c.Schema != nil && !f.supersede(c.Schema) {
+		return nil
+	}
 	if c.Relation != nil {
 		if err := f.observe(ctx, frame, c.Relation); err != nil {
 			return f.refuse(ctx, f.origin(frame, c.Relation, nil), err)

@@ -51,6 +51,21 @@ func (f *feed) withhold(ctx context.Context, t *decode.TableShape) {
 	f.report.want([]uint32{t.OID}, f.cp.Attempt)
 }
 
+// supersede leaves out of a schema change the tables whose copy is of a later time, and has told the sink of their
+// structure. It reports whether anything is left.
+func (f *feed) supersede(s *decode.SchemaChange) bool {
+	if f.working.copy == nil || len(f.skips) == 0 {
+		return true
+	}
+	later := func(oid uint32) bool {
+		at := f.skips[oid]
+		return at != pending && f.tx.CommitLSN < at
+	}
+	s.Tables = slices.DeleteFunc(s.Tables, func(t decode.TableShape) bool { return later(t.OID) })
+	s.Dropped = slices.DeleteFunc(s.Dropped, func(d decode.Dropped) bool { return d.Kind == "table column" && later(d.OID) })
+	return s.HasStructure()
+}
+
 // unskip takes a table's changes again.
 func (f *feed) unskip(table uint32) {
 	delete(f.skips, table)

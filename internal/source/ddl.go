@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -39,7 +40,7 @@ const ddlLock = "hashtextextended('flo DDL', 0)"
 func DDLSetup(roles ...string) string {
 	var grants strings.Builder
 	for _, r := range roles {
-		fmt.Fprintf(&grants, "GRANT USAGE ON SCHEMA flo TO %[1]s;\nGRANT EXECUTE ON FUNCTION flo.ddl_secret(), flo.ddl_baseline(oid[]), flo.ddl_use(text, bool) TO %[1]s;\n", names.Quote(r))
+		fmt.Fprintf(&grants, "GRANT USAGE ON SCHEMA flo TO %[1]s;\nGRANT EXECUTE ON FUNCTION flo.ddl_secret(), flo.ddl_baseline(oid[]), flo.ddl_describe(oid), flo.ddl_use(text, bool) TO %[1]s;\n", names.Quote(r))
 	}
 	return strings.NewReplacer("{{version}}", strconv.Itoa(DDLVersion), "{{lock}}", "pg_catalog."+ddlLock,
 		"{{settings}}", ddlSettings, "{{grants}}", grants.String()).Replace(ddlSQL)
@@ -60,8 +61,8 @@ func readDDL(ctx context.Context, conn *pgx.Conn) (st ddlState, err error) {
 	err = conn.QueryRow(ctx, `
 		SELECT COALESCE(max(substring(obj_description(e.oid, 'pg_event_trigger') FROM '^flo DDL ([0-9]+)$')::int), 0),
 			count(*) FILTER (WHERE e.evtenabled = 'A') = 3, COALESCE(bool_and(pg_has_role(e.evtowner, 'USAGE')), false),
-			COALESCE((SELECT has_schema_privilege(n.oid, 'USAGE') AND bool_and(has_function_privilege(p.oid, 'EXECUTE')) AND count(*) = 3
-				FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'flo' AND p.proname IN ('ddl_secret', 'ddl_baseline', 'ddl_use') GROUP BY n.oid), false)
+			COALESCE((SELECT has_schema_privilege(n.oid, 'USAGE') AND bool_and(has_function_privilege(p.oid, 'EXECUTE')) AND count(*) = 4
+				FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'flo' AND p.proname IN ('ddl_secret', 'ddl_baseline', 'ddl_describe', 'ddl_use') GROUP BY n.oid), false)
 		FROM pg_event_trigger e WHERE e.evtname IN (`+ddlTriggers+`)`).Scan(&st.version, &st.whole, &st.owned, &st.usable)
 	if err != nil {
 		return st, fmt.Errorf("source: reading the event triggers: %w", err)
@@ -92,7 +93,7 @@ func (c Config) EnsureDDL(ctx context.Context, conn *pgx.Conn, group string) (in
 		}
 	}
 	if !st.usable {
-		return installed, fmt.Errorf("source: %w: the role may not use the event triggers: GRANT USAGE ON SCHEMA flo TO %[2]s; GRANT EXECUTE ON FUNCTION flo.ddl_secret(), flo.ddl_baseline(oid[]), flo.ddl_use(text, bool) TO %[2]s",
+		return installed, fmt.Errorf("source: %w: the role may not use the event triggers: GRANT USAGE ON SCHEMA flo TO %[2]s; GRANT EXECUTE ON FUNCTION flo.ddl_secret(), flo.ddl_baseline(oid[]), flo.ddl_describe(oid), flo.ddl_use(text, bool) TO %[2]s",
 			ErrPrivilege, names.Quote(c.Conn.User))
 	}
 	if _, err := conn.Exec(ctx, "SELECT flo.ddl_use($1, true)", group); err != nil {
@@ -142,7 +143,7 @@ SET LOCAL client_min_messages = error;
 DROP EVENT TRIGGER IF EXISTS flo_ddl_command_end;
 DROP EVENT TRIGGER IF EXISTS flo_sql_drop;
 DROP EVENT TRIGGER IF EXISTS flo_table_rewrite;
-DROP FUNCTION IF EXISTS flo.ddl_command_end(), flo.ddl_sql_drop(), flo.ddl_table_rewrite(), flo.ddl_baseline(oid[]), flo.ddl_touched(), flo.ddl_failed(text, text),
+DROP FUNCTION IF EXISTS flo.ddl_command_end(), flo.ddl_sql_drop(), flo.ddl_table_rewrite(), flo.ddl_baseline(oid[]), flo.ddl_describe(oid), flo.ddl_above(oid[]), flo.ddl_touched(), flo.ddl_failed(text, text),
 	flo.ddl_emit_tables(json, oid[], oid[], oid[]), flo.ddl_types(oid[]), flo.ddl_tables(oid[], oid[], oid[]), flo.ddl_indexes(oid), flo.ddl_constraints(oid, oid),
 	flo.ddl_columns(oid), flo.ddl_query(text), flo.ddl_emit(json), flo.ddl_secret(), flo.ddl_use(text, bool);
 DROP SEQUENCE IF EXISTS flo.ddl_secret_a, flo.ddl_secret_b;
@@ -162,6 +163,25 @@ func (c Config) DDLSecret(ctx context.Context, conn *pgx.Conn) (string, error) {
 		return "", fmt.Errorf("source: reading the event triggers' secret: %w", err)
 	}
 	return secret, nil
+}
+
+// Shapes gives how tables stand now: by OID, a decode.SchemaChange in JSON, with what each is a partition of. One that
+// is gone is left out.
+func (c Config) Shapes(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32]json.RawMessage, error) {
+	rows, err := conn.Query(ctx, "SELECT c.oid, flo.ddl_describe(c.oid)::text FROM pg_class c WHERE c.oid = ANY ($1)", oids)
+	if err != nil {
+		return nil, fmt.Errorf("source: describing the tables: %w", err)
+	}
+	shapes := make(map[uint32]json.RawMessage, len(oids))
+	var oid uint32
+	var text string
+	if _, err := pgx.ForEachRow(rows, []any{&oid, &text}, func() error {
+		shapes[oid] = json.RawMessage(text)
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("source: describing the tables: %w", err)
+	}
+	return shapes, nil
 }
 
 // baselineSlice is how many tables are locked, for a moment, at a time.
