@@ -41,10 +41,11 @@ type schemaTracking struct {
 
 // schemaScope tells which tables belong to the group, those that don't exist any more included.
 type schemaScope struct {
-	all              bool            // whatever the database has
-	schemas          map[string]bool // all that is in them
-	include, exclude []names.Pattern // without publications of another owner; no include: all
-	own              bool            // include and exclude count
+	all              bool               // whatever the database has
+	schemas          map[string]bool    // all that is in them
+	include, exclude []names.Pattern    // without publications of another owner; no include: all
+	own              bool               // include and exclude count
+	columns          map[uint32][]int16 // column lists of publications, by the table's OID
 	lineages         *lineages
 }
 
@@ -86,6 +87,9 @@ func (s *replication) trackSchema(ctx context.Context) error {
 		scope.schemas = make(map[string]bool, len(schemas))
 		for _, n := range schemas {
 			scope.schemas[n] = true
+		}
+		if scope.columns, err = source.ColumnLists(ctx, s.conn, s.published); err != nil {
+			return err
 		}
 	} else {
 		scope.own = true
@@ -247,6 +251,7 @@ func (c *schemaScope) limit(s *decode.SchemaChange) {
 	if len(s.Tables) == 0 {
 		s.Types = nil
 	}
+	c.listed(s)
 	whole := c.all || c.own && len(c.include) == 0
 	if !whole {
 		s.Schemas = nil
@@ -279,6 +284,46 @@ func (c *schemaScope) limit(s *decode.SchemaChange) {
 		}
 	}
 	s.Dropped = rest
+}
+
+// listed leaves out columns that a publication's list doesn't have.
+func (c *schemaScope) listed(s *decode.SchemaChange) {
+	for i := range s.Tables {
+		t := &s.Tables[i]
+		list := c.columns[t.OID]
+		if list == nil {
+			continue
+		}
+		t.Columns = slices.DeleteFunc(t.Columns, func(col decode.ColumnShape) bool {
+			out := !slices.Contains(list, col.Num)
+			if out {
+				t.LeftOut = append(t.LeftOut, col.Name)
+			}
+			return out
+		})
+	}
+}
+
+// shapes reads how tables stand, for their copy.
+func (s *replication) shapes(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32]json.RawMessage, error) {
+	if !s.schema.on {
+		return nil, nil
+	}
+	shapes, err := s.r.source.Shapes(ctx, conn, oids)
+	if err != nil || len(s.schema.scope.columns) == 0 {
+		return shapes, err
+	}
+	for oid, text := range shapes {
+		var c decode.SchemaChange
+		if err := json.Unmarshal(text, &c); err != nil {
+			return nil, fmt.Errorf("flo: the structure of table %d: %w", oid, err)
+		}
+		s.schema.scope.listed(&c)
+		if shapes[oid], err = json.Marshal(&c); err != nil {
+			return nil, err
+		}
+	}
+	return shapes, nil
 }
 
 // has reports whether a table belongs to the group: it does or did, or it would if it were there at a start.

@@ -2,7 +2,6 @@ package flo
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -266,11 +265,9 @@ func (s *replication) describeTables(ctx context.Context) error {
 	for _, t := range published {
 		now[t.OID] = t
 	}
-	var shapes map[uint32]json.RawMessage
-	if s.r.cfg.ddl && s.r.cfg.mode != CopyOnly {
-		if shapes, err = s.r.source.Shapes(ctx, conn, tableIDs(s.round)); err != nil {
-			return err
-		}
+	shapes, err := s.shapes(ctx, conn, tableIDs(s.round))
+	if err != nil {
+		return err
 	}
 	body := room()
 	for i := range s.round {

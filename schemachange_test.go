@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/pgflo/flo"
@@ -425,5 +426,66 @@ func TestWithoutEventTriggersRelationsTellOfColumns(t *testing.T) {
 	}
 	if n := p.src.QueryString(t, `SELECT count(*) FROM pg_event_trigger`); n != "0" {
 		t.Errorf("%s event triggers", n)
+	}
+}
+
+// What a column list hides stays hidden, its structure too.
+func TestColumnListsHoldForSchemaChanges(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.src.Exec(t, `ALTER TABLE t ADD hidden int; CREATE PUBLICATION listed FOR TABLE t (id, v)`)
+	rec := &flotest.Recorder{}
+	p.start(ctx, flo.WithPublication("listed"), flo.WithDDL(), flo.WithSink(rec))
+	p.described(ctx, rec)
+	p.src.Exec(t, `ALTER TABLE t RENAME v TO w; INSERT INTO t VALUES (1, 'a', 1)`)
+	p.catchUp(ctx)
+	if got, want := toldOf(rec, true), []string{"baseline; public.t(id bigint, v text)", "ALTER TABLE; public.t(id bigint, w text)", "insert 1 a"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// A schema change that a sink refuses is a dead letter, and is the same when it is replayed.
+func TestASchemaChangeMayBeADeadLetter(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	var refuse atomic.Bool
+	refuse.Store(true)
+	var seen sync.Map
+	s := sink.Func(func(_ context.Context, b *sink.Batch) error {
+		for i, c := range b.Changes {
+			if c.Op == decode.OpSchema && !c.Schema.Baseline {
+				if refuse.Load() {
+					return sink.Reject(i, sink.ErrUnsupported)
+				}
+				seen.Store(shortSchema(c.Schema), true)
+			}
+		}
+		return nil
+	})
+	opts := []flo.Option{flo.WithDDL(), flo.WithSink(s), flo.WithErrorPolicy(flo.DeadLetter)}
+	p.start(ctx, opts...)
+	eventually(t, ctx, "it streams", func() bool { return p.f.Status().Replicator.Phase == flo.PhaseStreaming })
+	p.src.Exec(t, `ALTER TABLE t ADD x int; INSERT INTO t VALUES (1, 'a', 1)`)
+	p.catchUp(ctx)
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	letters := 0
+	for l, err := range p.f.DeadLetters(ctx, "default") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if letters++; l.Op != "schema" {
+			t.Errorf("%+v", l)
+		}
+	}
+	refuse.Store(false)
+	if n, err := p.f.Replay(ctx, "default"); letters != 1 || n != 1 || err != nil {
+		t.Fatalf("%d letters, %d replayed, %v", letters, n, err)
+	}
+	if _, ok := seen.Load("ALTER TABLE; public.t(id bigint, v text, x integer)"); !ok {
+		t.Error("another change was replayed")
 	}
 }

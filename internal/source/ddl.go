@@ -253,3 +253,25 @@ func PublishedScope(ctx context.Context, conn *pgx.Conn, publications []string) 
 	}
 	return all, schemas, nil
 }
+
+// ColumnLists gives the columns (attnum) that publications limit tables to, by the table's OID.
+func ColumnLists(ctx context.Context, conn *pgx.Conn, publications []string) (map[uint32][]int16, error) {
+	lists := map[uint32][]int16{}
+	if pgsession.Version(conn.PgConn()) < 150000 {
+		return lists, nil
+	}
+	rows, err := conn.Query(ctx, `SELECT r.prrelid, r.prattrs::int2[] FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+		WHERE p.pubname = ANY ($1) AND r.prattrs IS NOT NULL`, publications)
+	if err != nil {
+		return nil, fmt.Errorf("source: reading the publications: %w", err)
+	}
+	var oid uint32
+	var list []int16
+	if _, err := pgx.ForEachRow(rows, []any{&oid, &list}, func() error {
+		lists[oid] = slices.Clone(list)
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("source: reading the publications: %w", err)
+	}
+	return lists, nil
+}
