@@ -191,6 +191,13 @@ func (s *replication) watchTables(ctx context.Context) error {
 			return errRound
 		}
 		if !ours && s.schema.on {
+			if err := s.r.source.CheckJoin(ctx, conn, t, s.r.cfg.mode != StreamOnly); err != nil {
+				if !errors.Is(err, source.ErrPrivilege) {
+					return err
+				}
+				s.warn(ctx, fmt.Sprintf("table %s can't join the group: %v", names.Qualified(t.Schema, t.Name), err))
+				continue
+			}
 			s.log.InfoContext(ctx, "a table joins the group: it was made, or renamed", slog.String("table", names.Qualified(t.Schema, t.Name)))
 			return errRound
 		}
