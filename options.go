@@ -89,6 +89,7 @@ type config struct {
 	resync          string
 	walLimit        int64
 	walAction       WALAction
+	ddl             bool
 	streaming       bool
 
 	worker  workerConfig // defaults
@@ -106,6 +107,7 @@ type workerConfig struct {
 	startAt       StartPoint
 	policy        ErrorPolicy
 	letterLimit   int
+	observe       bool // WithDDLFromRelations
 	own           []WorkerOption
 }
 

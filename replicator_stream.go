@@ -65,6 +65,9 @@ func (s *replication) run(ctx context.Context) error {
 	if err := s.openPublisher(ctx); err != nil {
 		return err
 	}
+	if err := s.trackSchema(ctx); err != nil {
+		return err
+	}
 	work, cancel := context.WithCancel(s.work)
 	defer cancel()
 	asks, stopAsks, err := s.listenForAsks()
@@ -116,6 +119,11 @@ func (s *replication) run(ctx context.Context) error {
 		actx, done := either(gctx, ctx)
 		defer done()
 		return s.answerLabels(actx)
+	})
+	g.Go(func() error {
+		dctx, done := either(gctx, ctx)
+		defer done()
+		return s.describeSchema(dctx)
 	})
 	g.Go(func() error {
 		uctx, done := either(gctx, ctx)
@@ -287,6 +295,12 @@ func (st *streaming) frame(ctx context.Context, data []byte) error {
 	case 'Y':
 		st.types = wire.AppendFrame(st.types, data)
 		return nil
+	}
+	if data[0] == 'M' && wire.IsChange(data) {
+		var err error
+		if data, err = st.message(ctx, data, false); err != nil {
+			return err
+		}
 	}
 	if err := st.packer.Frame(data); err != nil {
 		return st.abortIfDiffers(ctx, err)
