@@ -31,6 +31,7 @@ type config struct {
 	logger      *slog.Logger
 	sync        *schemaSync
 	tolerated   []MisfitKind
+	ddl         ddlPolicy
 
 	rowByRow bool // for tests: no COPY
 }
@@ -75,6 +76,7 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 		connections: DefaultConnections,
 		schema:      DefaultSchema,
 		logger:      slog.New(slog.DiscardHandler),
+		ddl:         ddlPolicy{wait: DefaultDDLLockTimeout},
 	}
 	for _, o := range opts {
 		if o != nil {
@@ -96,6 +98,7 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 		invalid("WithLogger(nil): leave the option out for silence")
 	}
 	c.sync.validate(invalid)
+	c.ddl.validate(invalid)
 	for _, k := range c.tolerated {
 		if !slices.Contains(tolerable[:], k) {
 			invalid("WithTolerated(%q): want MisfitType or MisfitKey", string(k))

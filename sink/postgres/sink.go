@@ -11,7 +11,7 @@
 // order. A value that the same batch overwrites may so never be seen by the destination's constraints.
 //
 // The sink keeps its own tables in schema "flo" of the destination: checkpoints, backends (the sessions
-// that write, so that a successor can end those of a half-dead predecessor), copies and copy_chunks.
+// that write, so that a successor can end those of a half-dead predecessor), copies, copy_chunks and structures.
 // Sessions have to be the sink's own: a pooler in between must pool whole sessions, not transactions (ErrPooler).
 package postgres
 
@@ -63,6 +63,9 @@ type Sink struct {
 
 	stats  counters
 	schema schemaState
+
+	// generation counts the schema changes that were applied: what was looked up before may be wrong.
+	generation atomic.Uint64
 }
 
 // transaction is the state of the destination transaction that is open between batches.
@@ -74,6 +77,7 @@ type transaction struct {
 
 	custom    bool // statements are planned for their parameters
 	savepoint bool // one stands in front of the last group
+	schema    bool // a schema change was applied
 }
 
 // Stats counts what this Sink has done since New.
@@ -237,9 +241,17 @@ func (s *Sink) fail(ctx context.Context) {
 
 // rollback ends the open transaction, with the connection if need be.
 func (s *Sink) rollback(ctx context.Context) {
+	altered := s.tx.schema
 	s.tx = transaction{}
 	if s.main != nil && !s.main.reset(ctx) {
 		s.main = nil
+	}
+	if s.main != nil && altered { // what was looked up since is not so
+		s.generation.Add(1)
+		if s.main.forget(ctx) != nil {
+			s.main.close(ctx)
+			s.main = nil
+		}
 	}
 }
 
