@@ -87,7 +87,7 @@ type ddl struct {
 	st     *sink.Start
 	change *decode.SchemaChange
 	books  *structures
-	ran    bool // a statement has altered the destination
+	ran    int // how many statements have altered the destination
 }
 
 // Around the statements of a schema change: a bound for locks, and plans that suit large tables, for
@@ -125,7 +125,7 @@ func (s *Sink) applySchema(ctx context.Context, ch *decode.SchemaChange) error {
 	if err := simple(ctx, pg, ddlEnd); err != nil {
 		return fmt.Errorf("sink/postgres: behind a schema change: %w", err)
 	}
-	if !d.ran {
+	if d.ran == 0 {
 		return nil
 	}
 	s.generation.Add(1) // in front of the commit that shows it
@@ -163,7 +163,7 @@ func (d *ddl) apply() error {
 
 // run executes a statement, one only whatever it holds.
 func (d *ddl) run(object decode.Name, action, sql string) error {
-	d.ran = true
+	d.ran++
 	if _, err := exec(d.ctx, d.pg, sql); err != nil {
 		return d.fail(object, action, sql, err)
 	}
@@ -184,7 +184,7 @@ func (d *ddl) attempt(sql string) error {
 	if err != nil {
 		end = "ROLLBACK TO SAVEPOINT flo_ddl; " + end
 	} else {
-		d.ran = true
+		d.ran++
 	}
 	return errors.Join(err, simple(d.ctx, d.pg, end))
 }

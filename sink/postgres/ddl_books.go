@@ -103,6 +103,15 @@ func (b *structures) with(kind, list string, oid uint32) (*page, error) {
 	return first(b.pages("kind = $3 AND shape @> $4::jsonb", kind, fmt.Sprintf(`{%q: [{"oid": %d}]}`, list, oid)))
 }
 
+// withIndex gives the page of the table that has an index of a name. Its schema is its table's.
+func (b *structures) withIndex(source decode.Name) (*page, error) {
+	list, err := json.Marshal(map[string]any{"indexes": []any{map[string]string{"name": source.Name}}})
+	if err != nil {
+		return nil, fmt.Errorf("sink/postgres: %s: %w", b.table, err)
+	}
+	return first(b.pages("kind = 'table' AND source_schema = $3 AND shape @> $4::jsonb", source.Schema, string(list)))
+}
+
 // sharing gives the pages of other source tables, of any group, that go into the same destination table.
 func (b *structures) sharing(p *page) ([]*page, error) {
 	other := *b

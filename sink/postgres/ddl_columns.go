@@ -15,14 +15,19 @@ func (a *altering) create() error {
 	if err := a.makeSchema(a.shape.Schema); err != nil {
 		return err
 	}
-	columns := make([]string, len(a.shape.Columns))
+	var columns []string
+	var behind []*decode.ColumnShape
 	for i := range a.shape.Columns {
 		c := &a.shape.Columns[i]
+		if c.Generated != "" && len(a.shape.LeftOut) > 0 { // it may be made of what is not there
+			behind = append(behind, c)
+			continue
+		}
 		def, err := a.expression(c)
 		if err != nil {
 			return err
 		}
-		columns[i] = ident(sourceName(c)) + " " + typeSQL(c) + a.filling(c, def) + pick(c.NotNull, " NOT NULL", "")
+		columns = append(columns, ident(sourceName(c))+" "+typeSQL(c)+a.filling(c, def)+pick(c.NotNull, " NOT NULL", ""))
 	}
 	sql := "CREATE TABLE " + identOf(a.next.dest) + " (" + strings.Join(columns, ", ") + ")"
 	if a.shape.Kind == "p" && a.shape.PartitionKey != "" {
@@ -44,6 +49,11 @@ func (a *altering) create() error {
 	}
 	for i := range a.shape.Columns {
 		if err := a.ownSequence(&a.shape.Columns[i]); err != nil {
+			return err
+		}
+	}
+	for _, c := range behind {
+		if err := a.addColumn(c); err != nil {
 			return err
 		}
 	}
@@ -249,6 +259,9 @@ func (a *altering) addColumn(c *decode.ColumnShape) error {
 	}
 	add := func(notNull bool) string {
 		return "ALTER TABLE " + a.live.sql() + " ADD COLUMN " + name + " " + typeSQL(c) + filling + pick(notNull, " NOT NULL", "")
+	}
+	if c.Generated != "" && len(a.shape.LeftOut) > 0 {
+		return a.add("generated column", a.next.dest.String()+"."+c.Name, action, add(c.NotNull))
 	}
 	if c.NotNull && filling == "" && (a.shape.Rewritten || len(a.shared) > 0) {
 		err = a.attempt(add(true))

@@ -19,7 +19,8 @@ func (d *ddl) dropAll() error {
 		{"table constraint", func(x *decode.Dropped) error { return d.dropConstraint(x, false) }},
 		{"index", d.dropIndex},
 		{"default value", d.dropDefault},
-		{"table column", d.dropColumn},
+		{"table column", func(x *decode.Dropped) error { return d.dropColumn(x, true) }},
+		{"table column", func(x *decode.Dropped) error { return d.dropColumn(x, false) }},
 		{"table", d.dropTable},
 		{"domain constraint", d.dropDomainConstraint},
 		{"type", d.dropType},
@@ -94,11 +95,16 @@ func (d *ddl) dropConstraint(x *decode.Dropped, foreign bool) error {
 }
 
 func (d *ddl) dropIndex(x *decode.Dropped) error {
+	is := func(o decode.IndexShape) bool { return o.OID == x.OID }
 	p, err := d.books.with(tablePage, "indexes", x.OID)
+	if err == nil && p == nil { // REINDEX CONCURRENTLY gives another OID, and no event trigger sees it before PostgreSQL 17
+		is = func(o decode.IndexShape) bool { return o.Name == x.Name }
+		p, err = d.books.withIndex(decode.Name{Schema: x.Schema, Name: x.Name})
+	}
 	if err != nil || p == nil {
 		return err
 	}
-	i := slices.IndexFunc(p.table.Indexes, func(o decode.IndexShape) bool { return o.OID == x.OID })
+	i := slices.IndexFunc(p.table.Indexes, is)
 	name := p.table.Indexes[i].Name
 	p.table.Indexes = slices.Delete(p.table.Indexes, i, i+1)
 	if err := d.books.put(p); err != nil {
@@ -152,7 +158,8 @@ func (d *ddl) dropDefault(x *decode.Dropped) error {
 		"ALTER TABLE "+t.sql()+" ALTER COLUMN "+ident(p.table.Columns[i].Name)+" DROP DEFAULT")
 }
 
-func (d *ddl) dropColumn(x *decode.Dropped) error {
+// dropColumn drops generated columns, or the others, of which these may be made.
+func (d *ddl) dropColumn(x *decode.Dropped, generated bool) error {
 	p, err := d.books.get(tablePage, x.OID)
 	if err != nil {
 		return err
@@ -165,6 +172,9 @@ func (d *ddl) dropColumn(x *decode.Dropped) error {
 		}
 		if i < 0 {
 			return nil // a rule leaves it out
+		}
+		if generated && p.table.Columns[i].Generated == "" {
+			return nil
 		}
 		name, table = p.table.Columns[i].Name, p.dest
 		p.table.Columns = slices.Delete(p.table.Columns, i, i+1)
@@ -179,7 +189,7 @@ func (d *ddl) dropColumn(x *decode.Dropped) error {
 			return d.loosen(table, name)
 		}
 	}
-	if name == "" {
+	if name == "" || p == nil && generated {
 		return nil
 	}
 	return d.removeColumn(table, name)

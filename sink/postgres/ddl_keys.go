@@ -74,8 +74,18 @@ func (a *altering) foreignKeys() error {
 	return nil
 }
 
+// hidden reports whether something is about columns that rules leave out.
+func (a *altering) hidden(columns []int16) bool {
+	return len(a.shape.LeftOut) > 0 && slices.ContainsFunc(columns, func(n int16) bool {
+		return n > 0 && !slices.ContainsFunc(a.shape.Columns, func(c decode.ColumnShape) bool { return c.Num == n })
+	})
+}
+
 func (a *altering) constraint(c *decode.ConstraintShape) error {
 	const notValid = " NOT VALID"
+	if a.hidden(c.Columns) {
+		return nil
+	}
 	o := a.oldConstraint(c)
 	if o == nil {
 		if a.hasConstraint(c) {
@@ -250,8 +260,8 @@ func (d *ddl) destOf(source decode.Name) (decode.Name, error) {
 
 // index makes one that the source has made, or renames it.
 func (a *altering) index(x *decode.IndexShape) error {
-	if !x.Valid {
-		return nil // it comes again when it is
+	if !x.Valid || a.hidden(x.Columns) {
+		return nil // it comes again when it is valid
 	}
 	o := a.oldIndex(x)
 	if o != nil && o.Valid {

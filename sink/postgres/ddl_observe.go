@@ -21,11 +21,20 @@ func (d *ddl) observe() error {
 			if err := a.move(); err != nil {
 				return err
 			}
-		}
-		if a.live != nil {
-			if err := a.observe(); err != nil {
+			if err := a.look(); err != nil {
 				return err
 			}
+		}
+		switch {
+		case a.live != nil:
+			err = a.observe()
+		case a.shape.Made: // its rows come before the command that made it has ended: CREATE TABLE … AS
+			if err = a.create(); err == nil {
+				err = a.restore()
+			}
+		}
+		if err != nil {
+			return err
 		}
 		if err := d.books.put(a.observed()); err != nil {
 			return err

@@ -16,6 +16,7 @@ type altering struct {
 	page   *page      // as the books have it, nil if they don't
 	next   *page      // as they will
 	live   *liveTable // nil if the destination has no such table
+	looked int        // after how many statements of the change that was so
 	made   bool       // this change has created it
 	shared []*page    // other source tables that go into it
 }
@@ -30,12 +31,24 @@ func (d *ddl) tables() error {
 		}
 		all = append(all, a)
 	}
+	for _, a := range all {
+		if a.live != nil {
+			if err := a.move(); err != nil {
+				return err
+			}
+		}
+	}
 	for _, step := range []func(*altering) error{
-		(*altering).move, (*altering).detach, (*altering).columns, (*altering).keys, (*altering).attach,
+		(*altering).detach, (*altering).columns, (*altering).keys, (*altering).attach,
 		(*altering).foreignKeys, (*altering).comments, (*altering).restore,
 	} {
 		for _, a := range all {
-			if a.live == nil && !a.shape.Made {
+			if a.looked != d.ran { // a parent's alteration is its children's
+				if err := a.look(); err != nil {
+					return err
+				}
+			}
+			if a.live == nil && !(a.shape.Made && !a.made) {
 				continue
 			}
 			if err := step(a); err != nil {
@@ -103,6 +116,7 @@ func (d *ddl) altering(shape *decode.TableShape) (*altering, error) {
 // look reads the destination's catalog.
 func (a *altering) look() (err error) {
 	a.live, err = a.ddl.live(a.next.dest)
+	a.looked = a.ran
 	return err
 }
 
@@ -147,6 +161,7 @@ func (a *altering) move() error {
 	if a.page == nil || a.page.dest == a.next.dest {
 		return nil
 	}
+	defer func() { a.looked = -1 }()
 	from, to := a.page.dest, a.next.dest
 	was, err := a.ddl.live(from)
 	if err != nil || was == nil {
@@ -181,7 +196,7 @@ func (a *altering) move() error {
 			return err
 		}
 	}
-	return a.look()
+	return nil
 }
 
 // columns creates the table, or alters its columns.
