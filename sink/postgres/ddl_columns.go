@@ -139,6 +139,9 @@ func (a *altering) column(c *decode.ColumnShape) error {
 	name := sourceName(c)
 	l, o := a.live.column(name), a.was(c)
 	if l == nil {
+		if !c.Local && len(a.live.parents) > 0 {
+			return nil // its parent's brings it
+		}
 		return a.addColumn(c)
 	}
 	retyped, err := a.retype(c, o, l)
@@ -251,7 +254,7 @@ func (a *altering) addColumn(c *decode.ColumnShape) error {
 		switch {
 		case missing != nil:
 			filling = " DEFAULT " + literal(*missing) + "::" + c.Type
-		case a.shape.Rewritten && def != "":
+		case a.rewritten() && def != "":
 			later = ""
 		default:
 			filling = ""
@@ -263,7 +266,7 @@ func (a *altering) addColumn(c *decode.ColumnShape) error {
 	if c.Generated != "" && len(a.shape.LeftOut) > 0 {
 		return a.add("generated column", a.next.dest.String()+"."+c.Name, action, add(c.NotNull))
 	}
-	if c.NotNull && filling == "" && (a.shape.Rewritten || len(a.shared) > 0) {
+	if c.NotNull && filling == "" && (a.rewritten() || len(a.shared) > 0) {
 		err = a.attempt(add(true))
 		if pgsession.SQLState(err) == "23502" {
 			err = a.attempt(add(false))
@@ -315,7 +318,7 @@ func (a *altering) missing(c *decode.ColumnShape) *string {
 // every value; it reports whether it has altered the column, whose default is dropped then.
 func (a *altering) retype(c, o *decode.ColumnShape, l *liveColumn) (bool, error) {
 	action := fmt.Sprintf("changing the type of column %q from %s to %s", c.Name, l.typ, c.Type)
-	if l.typ == c.Type || o != nil && o.Type == c.Type {
+	if l.typ == c.Type || o != nil && o.Type == c.Type || l.inherited && !c.Local {
 		return false, nil
 	}
 	if o == nil || l.typ != o.Type {
@@ -338,7 +341,7 @@ func (a *altering) retype(c, o *decode.ColumnShape, l *liveColumn) (bool, error)
 	}
 	sql += column + " TYPE " + typeSQL(c) + " USING "
 	cast := sql + ident(l.name) + "::" + c.Type
-	if !a.shape.Rewritten {
+	if !a.rewritten() {
 		return true, a.run(a.next.dest, action, cast)
 	}
 	err := a.attempt(cast)

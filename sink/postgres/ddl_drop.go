@@ -21,12 +21,16 @@ func (d *ddl) dropAll() error {
 		{"default value", d.dropDefault},
 		{"table column", func(x *decode.Dropped) error { return d.dropColumn(x, true) }},
 		{"table column", func(x *decode.Dropped) error { return d.dropColumn(x, false) }},
-		{"table", d.dropTable},
 		{"domain constraint", d.dropDomainConstraint},
 		{"type", d.dropType},
 		{"schema", d.dropSchema},
 	}
 	for _, o := range order {
+		if o.kind == "domain constraint" { // tables are gone by then
+			if err := d.dropTables(); err != nil {
+				return err
+			}
+		}
 		for i := range d.change.Dropped {
 			if x := &d.change.Dropped[i]; x.Kind == o.kind {
 				if err := o.drop(x); err != nil {
@@ -36,6 +40,32 @@ func (d *ddl) dropAll() error {
 		}
 	}
 	return nil
+}
+
+// dropTables drops them together: one may need another.
+func (d *ddl) dropTables() error {
+	var names []decode.Name
+	for i := range d.change.Dropped {
+		x := &d.change.Dropped[i]
+		if x.Kind != "table" {
+			continue
+		}
+		name, drop, err := d.dropTable(x)
+		if err != nil {
+			return err
+		}
+		if drop {
+			names = append(names, name)
+		}
+	}
+	if names == nil {
+		return nil
+	}
+	list := make([]string, len(names))
+	for i, n := range names {
+		list[i] = identOf(n)
+	}
+	return d.run(names[0], "dropping it", "DROP TABLE "+strings.Join(list, ", "))
 }
 
 // addressed gives the table of an address whose last part is not the table's.
@@ -223,40 +253,41 @@ func (d *ddl) loosen(table decode.Name, name string) error {
 	return d.run(table, fmt.Sprintf("dropping NOT NULL of column %q, which is kept", name), "ALTER TABLE "+t.sql()+" ALTER COLUMN "+ident(name)+" DROP NOT NULL")
 }
 
-// dropTable drops a table that flo fills, unless another source table goes into it too.
-func (d *ddl) dropTable(x *decode.Dropped) error {
+// dropTable forgets a table that flo fills, and reports whether it is to be dropped: not if another source table goes
+// into it too.
+func (d *ddl) dropTable(x *decode.Dropped) (name decode.Name, drop bool, err error) {
 	p, err := d.books.get(tablePage, x.OID)
 	if err != nil {
-		return err
+		return name, false, err
 	}
 	if p == nil {
 		rows, err := query(d.ctx, d.pg, "SELECT dest_schema, dest_table FROM "+d.sink.books.copies+" WHERE group_name = $1 AND worker = $2 AND source = $3::oid",
 			d.st.Group, d.st.Worker, number(x.OID))
 		if err != nil {
-			return fmt.Errorf("sink/postgres: reading %s: %w", d.sink.books.copies, err)
+			return name, false, fmt.Errorf("sink/postgres: reading %s: %w", d.sink.books.copies, err)
 		}
 		if len(rows) == 0 {
 			d.pass("the dropping of table "+x.Schema+"."+x.Name, "nothing says that flo has filled it")
-			return nil
+			return name, false, nil
 		}
 		p = &page{kind: tablePage, oid: x.OID, dest: decode.Name{Schema: string(rows[0][0]), Name: string(rows[0][1])}}
 	}
 	if err := d.books.remove(p); err != nil {
-		return err
+		return name, false, err
 	}
 	others, err := d.books.sharing(p)
 	if err != nil {
-		return err
+		return name, false, err
 	}
 	t, err := d.live(p.dest)
 	if err != nil || t == nil {
-		return err
+		return name, false, err
 	}
 	if d.sink.config.ddl.keep || len(others) > 0 {
 		d.pass("the dropping of table "+p.dest.String(), "it is kept")
-		return nil
+		return name, false, nil
 	}
-	return d.run(p.dest, "dropping it", "DROP TABLE "+t.sql())
+	return p.dest, true, nil
 }
 
 func (d *ddl) dropDomainConstraint(x *decode.Dropped) error {
