@@ -294,9 +294,10 @@ func (a *altering) renameAll(pairs [][2]string) error {
 	one := func(from, to string) error {
 		return a.alter(fmt.Sprintf("renaming column %q to %q", from, to), "RENAME COLUMN "+ident(from)+" TO "+ident(to))
 	}
+	all := pairs
 	pairs = slices.Clone(pairs)
-	for i, p := range pairs {
-		if !slices.ContainsFunc(pairs, func(q [2]string) bool { return q[0] == p[1] }) {
+	for i, p := range all {
+		if !slices.ContainsFunc(all, func(q [2]string) bool { return q[0] == p[1] }) {
 			continue
 		}
 		pairs[i][0] = fmt.Sprintf("flo_%s_%d", a.live.oid, i)

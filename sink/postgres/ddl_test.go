@@ -148,4 +148,261 @@ func TestSchemaChangesAreApplied(t *testing.T) {
 	}
 }
 
-var _ = []any{errors.Is, sink.IsPermanent, decode.OpSchema}
+// same makes a table with rows on both sides, without a word to the sink.
+func (m *mirror) same(sql string) {
+	m.t.Helper()
+	m.src.Exec(m.t, sql)
+	m.read()
+	m.db.Exec(m.t, sql)
+}
+
+// refused is bring that must be refused as a schema change, for good, naming the change.
+func (m *mirror) refused(sql string, words ...string) *DDLError {
+	m.t.Helper()
+	err := m.bring(sql)
+	var failed *DDLError
+	var rejected *sink.RejectError
+	if !errors.As(err, &failed) || !errors.Is(err, ErrDDL) || !errors.As(err, &rejected) || !sink.IsPermanent(err) {
+		m.t.Fatalf("%s: want a refused schema change, got: %v", sql, err)
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			m.t.Fatalf("%s: want %q in: %v", sql, w, err)
+		}
+	}
+	m.open()
+	return failed
+}
+
+// again brings what was refused, once it is mended by hand.
+func (m *mirror) again(changes []*decode.Change) {
+	m.t.Helper()
+	if err := m.try(changes...); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// Without books a column that is new may be one that was renamed: it is not guessed. What cannot be mistaken is done.
+func TestSchemaChangesWithoutBooks(t *testing.T) {
+	m := newMirror(t)
+	m.same(`CREATE TABLE public.t (id int PRIMARY KEY, v text, w text); INSERT INTO public.t VALUES (1, 'a', 'b')`)
+	m.same(`CREATE TABLE public.u (id int PRIMARY KEY, v text, n int)`)
+	m.same(`CREATE TABLE public.x (id int PRIMARY KEY, v text, n int)`)
+	m.do(`ALTER TABLE public.u ADD COLUMN z date DEFAULT '2024-01-01'; INSERT INTO public.u VALUES (1, 'a', 2)`)
+	m.do(`ALTER TABLE public.x DROP COLUMN n`)
+	var kept []*decode.Change
+	m.edited = func(c []*decode.Change) { kept = c }
+	m.refused(`ALTER TABLE public.t RENAME COLUMN v TO renamed; INSERT INTO public.t VALUES (2, 'c', 'd')`, `"renamed"`, `"v"`, "RENAME COLUMN")
+	m.db.Exec(t, "ALTER TABLE public.t RENAME COLUMN v TO renamed")
+	m.again(kept)
+	m.equal("the rename by hand")
+	m.do(`ALTER TABLE public.t RENAME COLUMN renamed TO v; ALTER TABLE public.t ADD COLUMN renamed text; UPDATE public.t SET renamed = 'x' WHERE id = 1`)
+}
+
+// A baseline fills the books, and with them a rename is one from the first; it does not overwrite what they hold.
+func TestBaselineFillsTheBooks(t *testing.T) {
+	m := newMirror(t)
+	m.same(`CREATE TYPE public.mood AS ENUM ('a', 'b'); CREATE TABLE public.t (id int PRIMARY KEY, v text, m public.mood); INSERT INTO public.t VALUES (1, 'a', 'b')`)
+	baseline := "SELECT flo.ddl_baseline(ARRAY['public.t'::regclass::oid])"
+	if err := m.bring(baseline); err != nil {
+		t.Fatal(err)
+	}
+	m.do(`ALTER TABLE public.t RENAME COLUMN v TO w; ALTER TYPE public.mood RENAME VALUE 'b' TO 'c'; INSERT INTO public.t VALUES (2, 'x', 'c')`)
+	m.src.Exec(t, `ALTER TABLE public.t RENAME COLUMN w TO ww`)
+	late := m.read()
+	if err := m.bring(baseline); err != nil { // ahead of the rename, which comes now
+		t.Fatal(err)
+	}
+	m.again(late[0])
+	m.equal("a baseline that came early")
+	m.want("SELECT count(*) FROM flo.structures", is("2"))
+}
+
+// Routed tables and columns keep their names, though definitions have the source's; what needs hidden columns is left
+// out; two tables that go into one lose a column when both have lost it.
+func TestSchemaChangesOfRoutedTables(t *testing.T) {
+	m := newMirror(t)
+	m.routes = map[string]string{"orders": "bestellungen", "customers": "kunden", "one": "both", "two": "both"}
+	m.column = map[string]string{"a": "b", "b": "a", "name": `na"me`}
+	m.hide = []string{"secret"}
+	bring := func(sql string) {
+		t.Helper()
+		if err := m.bring(sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	bring(`CREATE TABLE public.customers (id serial PRIMARY KEY, name text NOT NULL, secret text, UNIQUE (name), CHECK (secret <> '')); CREATE INDEX ON public.customers (lower(secret));
+		INSERT INTO public.customers (name) VALUES ('x')`)
+	bring(`CREATE TABLE public.orders (id int PRIMARY KEY, a int CHECK (a > 0), b int, cust text REFERENCES public.customers (name), g int GENERATED ALWAYS AS (a + 1) STORED);
+		INSERT INTO public.orders (id, a, b, cust) VALUES (1, 2, 3, 'x')`)
+	bring(`ALTER TABLE public.orders ADD COLUMN n int DEFAULT 7; CREATE INDEX i ON public.orders (a, (b * 2)) WHERE a > 1; ALTER TABLE public.orders ADD CONSTRAINT ck CHECK (a < 10 OR b > 10)`)
+	bring(`ALTER TABLE public.orders RENAME COLUMN a TO c; INSERT INTO public.orders (id, c, b) VALUES (2, 8, 9)`)
+	bring(`ALTER TABLE public.orders ALTER COLUMN b TYPE bigint, ALTER COLUMN b SET DEFAULT 1; ALTER TABLE public.customers ADD COLUMN more int`)
+	m.want(`SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'bestellungen'::regclass AND attnum > 0 AND NOT attisdropped`,
+		is("id integer, c integer, a bigint, cust text, g integer, n integer"))
+	m.want(`SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'bestellungen'::regclass ORDER BY 1`,
+		is("ck", "CHECK (((c < 10) OR (a > 10)))"), is("orders_a_check", "CHECK ((c > 0))"), is("orders_cust_fkey", `FOREIGN KEY (cust) REFERENCES kunden("na""me")`), is("orders_pkey", "PRIMARY KEY (id)"))
+	m.want(`SELECT pg_get_indexdef('i'::regclass)`, is("CREATE INDEX i ON public.bestellungen USING btree (c, ((a * 2))) WHERE (c > 1)"))
+	m.want(`SELECT id, c, a, cust, g, n FROM bestellungen ORDER BY id`, is("1", "2", "3", "x", "3", "7"), is("2", "8", "9", "NULL", "9", "7"))
+	m.want(`SELECT string_agg(attname, ',' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'kunden'::regclass AND attnum > 0`, is(`id,na"me,more`))
+	m.want(`SELECT count(*) FROM pg_index WHERE indrelid = 'kunden'::regclass`, is("2"))
+	m.want(`SELECT pg_get_serial_sequence('kunden', 'id')`, is("public.customers_id_seq"))
+
+	bring(`CREATE TABLE public.one (id int PRIMARY KEY, v int NOT NULL); CREATE TABLE public.two (id int PRIMARY KEY, v int NOT NULL); INSERT INTO public.one VALUES (1, 1); INSERT INTO public.two VALUES (2, 2)`)
+	bring(`ALTER TABLE public.one ADD COLUMN x int DEFAULT 1; INSERT INTO public.two VALUES (3, 3)`)
+	bring(`ALTER TABLE public.two ADD COLUMN x int DEFAULT 1; ALTER TABLE public.one DROP COLUMN v; INSERT INTO public.one VALUES (4); INSERT INTO public.two VALUES (5, 5)`)
+	m.want(`SELECT * FROM both ORDER BY id`, is("1", "1", "1"), is("2", "2", "1"), is("3", "3", "NULL"), is("4", "NULL", "1"), is("5", "5", "1"))
+	bring(`ALTER TABLE public.two DROP COLUMN v; DROP TABLE public.one`)
+	m.want(`SELECT string_agg(attname, ',') FROM pg_attribute WHERE attrelid = 'both'::regclass AND attnum > 0 AND NOT attisdropped`, is("id,x"))
+	bring(`DROP TABLE public.two`)
+	m.want(`SELECT to_regclass('both')::text`, is("NULL"))
+}
+
+// What somebody made at the destination stays, and counts as made if it is the same.
+func TestWhatTheDestinationHasStays(t *testing.T) {
+	m := newMirror(t)
+	m.do(`CREATE TABLE public.t (id int PRIMARY KEY, v int); INSERT INTO public.t VALUES (1, 1)`)
+	m.db.Exec(t, `ALTER TABLE t ADD COLUMN own text, ADD COLUMN early int DEFAULT 5, ADD COLUMN wide bigint, ADD COLUMN wrong date; CREATE INDEX own ON t (v); CREATE INDEX early ON t (early)`)
+	for _, sql := range []string{
+		`ALTER TABLE public.t ADD COLUMN early int DEFAULT 5; CREATE INDEX early ON public.t (early)`,
+		`ALTER TABLE public.t ADD COLUMN wide int; ALTER TABLE public.t ADD COLUMN text text`,
+		`ALTER TABLE public.t RENAME COLUMN text TO text2; INSERT INTO public.t VALUES (2, 2, 2, 2, 'x')`,
+	} {
+		if err := m.bring(sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.want(`SELECT * FROM t ORDER BY id`, is("1", "1", "NULL", "5", "NULL", "NULL", "NULL"), is("2", "2", "NULL", "2", "2", "NULL", "x"))
+	m.want(`SELECT count(*) FROM pg_index WHERE indrelid = 't'::regclass`, is("3"))
+	m.refused(`ALTER TABLE public.t ADD COLUMN wrong int`, `"wrong"`, "date", "integer")
+	m.db.Exec(t, `CREATE TABLE public.n (id int PRIMARY KEY); INSERT INTO n VALUES (1)`)
+	if e := m.refused(`CREATE TABLE public.n (id int PRIMARY KEY)`); !errors.Is(e, ErrNotEmpty) {
+		t.Fatal(e)
+	}
+}
+
+// What can't be done says so, with the SQL and what to do; nothing of its transaction stays.
+func TestRefusedSchemaChanges(t *testing.T) {
+	m := newMirror(t)
+	m.do(`CREATE TABLE public.t (id int PRIMARY KEY, v int, w text); INSERT INTO public.t VALUES (1, 1, 'a')`)
+	m.db.Exec(t, "CREATE VIEW seen AS SELECT v FROM t")
+	m.refused(`INSERT INTO public.t VALUES (2); ALTER TABLE public.t DROP COLUMN v`, "2BP01", "drop that", `DROP COLUMN "v"`)
+	m.want("SELECT count(*) FROM t", is("1"))
+	m.db.Exec(t, "DROP VIEW seen; ALTER TABLE t DROP COLUMN v")
+	m.src.Exec(t, "CREATE EXTENSION citext")
+	if e := m.refused(`ALTER TABLE public.t ADD COLUMN c public.citext`, "42704", "an extension"); e.Object.Name != "t" || !strings.Contains(e.SQL, "citext") {
+		t.Fatalf("%+v", e)
+	}
+	m.db.Exec(t, "CREATE EXTENSION citext; ALTER TABLE t ADD COLUMN c citext; INSERT INTO t VALUES (2)")
+	m.src.Exec(t, `CREATE TABLE public.far (id int PRIMARY KEY)`)
+	m.read()
+	if err := m.bring(`ALTER TABLE public.t ADD COLUMN n int; ALTER TABLE public.t ADD FOREIGN KEY (n) REFERENCES public.far`); err != nil {
+		t.Fatal(err)
+	}
+	if out := m.sink.SchemaStatus().LeftOut; len(out) != 1 || !strings.Contains(out[0].SQL, "FOREIGN KEY") || !strings.Contains(out[0].Reason, "public.far") {
+		t.Fatalf("%+v", out)
+	}
+	m.refused(`ALTER TABLE public.t ADD COLUMN req int NOT NULL DEFAULT 1; ALTER TABLE public.t DROP COLUMN w;; SELECT pg_catalog.pg_logical_emit_message(true, 'flo', '`+m.secret+`{"tag": "ALTER TABLE", "failed": "out of luck"}')`, "out of luck", "WithoutDDL")
+}
+
+// Options: schema changes are passed over, or what is dropped is kept.
+func TestSchemaChangeOptions(t *testing.T) {
+	if _, err := New("postgres://localhost/x", WithDDLLockTimeout(0)); !errors.Is(err, ErrInvalidOption) {
+		t.Fatal(err)
+	}
+	m := newMirror(t, WithoutDDL())
+	m.same(`CREATE TABLE public.t (id int PRIMARY KEY, v int)`)
+	m.db.Exec(t, "ALTER TABLE t ADD COLUMN n text")
+	m.do(`INSERT INTO public.t VALUES (1, 1); ALTER TABLE public.t ADD COLUMN n text; INSERT INTO public.t VALUES (2, 2, 'x')`)
+
+	m = newMirror(t, WithKeepDropped())
+	m.do(`CREATE SCHEMA s; CREATE TYPE s.e AS ENUM ('a'); CREATE TABLE s.t (id int PRIMARY KEY, v int NOT NULL, w s.e); INSERT INTO s.t VALUES (1, 1, 'a'); CREATE TABLE s.u (id int PRIMARY KEY)`)
+	if err := m.bring(`ALTER TABLE s.t DROP COLUMN v; INSERT INTO s.t VALUES (2);; INSERT INTO s.u VALUES (1); DROP TABLE s.u; ALTER TABLE s.t ADD COLUMN n int; DROP TYPE s.e CASCADE; INSERT INTO s.t VALUES (3, 3)`); err != nil {
+		t.Fatal(err)
+	}
+	m.want("SELECT * FROM s.t ORDER BY id", is("1", "1", "a", "NULL"), is("2", "NULL", "NULL", "NULL"), is("3", "NULL", "NULL", "3"))
+	if e := m.refused(`CREATE TABLE s.u (id text PRIMARY KEY)`); !errors.Is(e, ErrNotEmpty) {
+		t.Fatal(e)
+	}
+	m.db.Exec(t, "ALTER TABLE s.u RENAME TO old")
+}
+
+// A session that holds the table holds a schema change up for so long, and it is tried again.
+func TestSchemaChangeWaitsForReadersOnlySoLong(t *testing.T) {
+	m := newMirror(t, WithDDLLockTimeout(50_000_000))
+	m.do(`CREATE TYPE public.e AS ENUM ('a'); CREATE TABLE public.t (id int PRIMARY KEY, v public.e); INSERT INTO public.t VALUES (1, 'a')`)
+	reader := m.db.Conn(t)
+	if _, err := reader.Exec(t.Context(), "BEGIN; SELECT * FROM t"); err != nil {
+		t.Fatal(err)
+	}
+	var kept []*decode.Change
+	m.edited = func(c []*decode.Change) { kept = c }
+	err := m.bring(`INSERT INTO public.t VALUES (2); ALTER TABLE public.t ADD COLUMN n int; INSERT INTO public.t VALUES (3, NULL, 3);; ALTER TYPE public.e ADD VALUE 'b'`)
+	if err == nil || sink.IsPermanent(err) || !strings.Contains(err.Error(), "55P03") {
+		t.Fatalf("want an error that passes, got %v", err)
+	}
+	m.open()
+	if _, err := reader.Exec(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	m.again(kept)
+	m.equal("the reader's end")
+}
+
+// Of a table that only Relation messages tell of, columns come, go and change by name; no rename is guessed.
+func TestObservedColumns(t *testing.T) {
+	m := newMirror(t)
+	m.same(`CREATE TABLE public.t (id int PRIMARY KEY, v text, w int NOT NULL, gone date, keep bool NOT NULL); INSERT INTO public.t VALUES (1, 'a', 1, now(), true)`)
+	m.hide = nil
+	m.edit = func(s *decode.SchemaChange) {
+		s.Observed, s.Types, s.Dropped = true, nil, nil
+		for i := range s.Tables {
+			o := &s.Tables[i]
+			*o = decode.TableShape{OID: o.OID, Schema: o.Schema, Name: o.Name, Identity: o.Identity, Columns: o.Columns}
+			for k, c := range o.Columns {
+				o.Columns[k] = decode.ColumnShape{Name: c.Name, Type: c.Type}
+			}
+		}
+	}
+	if err := m.bring("COMMENT ON TABLE public.t IS 'x'"); err != nil { // as a worker's first look
+		t.Fatal(err)
+	}
+	m.hide = []string{"keep"} // a rule that is new leaves its column alone
+	if err := m.bring(`ALTER TABLE public.t ADD COLUMN n int, ALTER COLUMN w TYPE bigint, DROP COLUMN gone;; COMMENT ON TABLE public.t IS 'y';; DELETE FROM public.t`); err != nil {
+		t.Fatal(err)
+	}
+	m.want(`SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum > 0 AND NOT attisdropped`,
+		is("id integer, v text, w bigint, keep boolean, n integer"))
+	m.refused(`ALTER TABLE public.t RENAME COLUMN v TO x`, `"v"`, `"x"`)
+}
+
+// A transaction over many batches, another Sink between two changes, and a rollback behind one: nothing of it shows.
+func TestSchemaChangesAcrossBatchesAndRestarts(t *testing.T) {
+	m := newMirror(t).fast()
+	m.do(`CREATE TYPE public.e AS ENUM ('a'); CREATE TABLE public.other (e public.e); CREATE TABLE public.t (id int PRIMARY KEY, v text); INSERT INTO public.t SELECT i, 'v' FROM generate_series(1, 100) i`)
+	m.src.Exec(t, `BEGIN; UPDATE public.t SET v = 'w'; ALTER TABLE public.t ADD COLUMN n int DEFAULT 4; INSERT INTO public.t SELECT i, 'new', i FROM generate_series(101, 200) i;
+		ALTER TABLE public.t RENAME COLUMN v TO vv; UPDATE public.t SET vv = 'z' WHERE id % 2 = 0; ALTER TABLE public.t ADD COLUMN e public.e; ALTER TABLE public.t DROP COLUMN n; DELETE FROM public.t WHERE id < 10; COMMIT`)
+	tx := m.read()[0]
+	for attempt := range 2 {
+		for at := 0; at+37 < len(tx); at += 37 {
+			m.more(tx[at : at+37]...)
+		}
+		if attempt == 0 {
+			if err := m.sink.Abort(testContext(t)); err != nil {
+				t.Fatal(err)
+			}
+			m.open()
+		}
+	}
+	m.apply(tx[len(tx)/37*37:]...)
+	m.equal("one transaction")
+	m.sink = newSink(t, m.db.URL, WithReplicaRole())
+	m.st.Epoch++
+	m.open()
+	m.fast()
+	m.do(`ALTER TABLE public.t RENAME COLUMN vv TO v; ALTER TABLE public.t ADD COLUMN vv text DEFAULT 'd'; UPDATE public.t SET v = 'x' WHERE id > 50`)
+	m.do(`INSERT INTO public.t SELECT i FROM generate_series(1000, 1200) i; ALTER TABLE public.t DROP COLUMN vv; UPDATE public.t SET v = 'y' WHERE id > 1000; ALTER TABLE public.t ADD COLUMN vv int DEFAULT 1; UPDATE public.t SET vv = 2 WHERE id > 1100`)
+}
+
+// fast makes batches go by COPY and sets.
+func (m *mirror) fast() *mirror { m.nearby(); return m }

@@ -207,7 +207,9 @@ func (m *mirror) deliver() error {
 		}
 	}
 	for name := range m.copies {
-		m.copyAfresh(name)
+		if m.routes == nil {
+			m.copyAfresh(name)
+		}
 	}
 	return nil
 }
