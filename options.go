@@ -87,6 +87,7 @@ type config struct {
 	stopTimeout     time.Duration
 	walLimit        int64
 	walAction       WALAction
+	ddl             bool
 
 	worker  workerConfig // defaults
 	workers []workerConfig
@@ -103,6 +104,7 @@ type workerConfig struct {
 	startAt       StartPoint
 	policy        ErrorPolicy
 	letterLimit   int
+	observe       bool // WithDDLFromRelations
 	own           []WorkerOption
 }
 

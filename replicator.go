@@ -27,6 +27,9 @@ type Replicator struct {
 	last    context.Context // ends when a stop has to be over; of this Run
 	afresh  atomic.Bool     // the next session begins another attempt, whatever the stream says
 	settled atomic.Int64    // the calls that were seen to
+
+	sought    map[uint32]bool // tables that workers want copied, and for which a session was begun anew; the same
+	described map[uint32]bool // tables that the source has described in this Run, with WithDDL; one session at a time
 }
 
 // NewReplicator makes the half that reads PostgreSQL. It needs the replicator's options only,
@@ -70,7 +73,7 @@ func (r *Replicator) Run(ctx context.Context) error {
 	err := r.guarded(ctx, func(ctx context.Context) error {
 		last, done := outliving(ctx, r.cfg.stopTimeout)
 		defer done()
-		r.last = last
+		r.last, r.described = last, nil
 		return retry(ctx, r.source.Logger, &r.status.commonStatus, r.session)
 	})
 	r.status.stop(err)
@@ -184,6 +187,9 @@ func (r *Replicator) replicate(t *tenure, link *link, store state.Store) error {
 	if err != nil {
 		return err
 	}
+	if err := s.ensureDDL(ctx, conn); err != nil { // before a slot is made, so that nothing behind it goes unseen
+		return err
+	}
 	if fresh {
 		if err := s.begin(ctx); err != nil {
 			return err
@@ -272,8 +278,8 @@ func (r *Replicator) claimAll(ctx context.Context, store state.Store) (holds []*
 	return holds, err
 }
 
-// Drop removes what flo made for the group: slot, publications (not those of WithPublication), streams and
-// state. Nothing of the group may run, in
+// Drop removes what flo made for the group: slot, publications (not those of WithPublication), the event triggers of
+// WithDDL if no other group of the database uses them, streams and state. Nothing of the group may run, in
 // whatever process: then nothing is removed, and the error names it. What is gone already is no error.
 func (r *Replicator) Drop(ctx context.Context) error {
 	if r.running.Load() {

@@ -54,7 +54,7 @@ func (s *replication) watchAdopted(ctx context.Context) error {
 		return slices.ContainsFunc(tables, func(o source.Table) bool { return o.OID == t.OID })
 	}
 	for _, t := range p.Tables {
-		if !in(s.tables, t) {
+		if !in(s.tables, t) && !(s.schema.on && (s.schema.scope.all || s.schema.scope.schemas[t.Schema])) {
 			s.warn(ctx, fmt.Sprintf("table %s was added to the publication: its changes are streamed from then on, but its rows were not copied; call Drop and start over to include them",
 				names.Qualified(t.Schema, t.Name)))
 		}
@@ -80,6 +80,9 @@ func (r *Replicator) dropPublications(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	if err := r.source.DropDDL(ctx, conn, r.cfg.group); err != nil {
+		return err
+	}
 	if !r.cfg.adopts() {
 		return r.source.DropPublications(ctx, conn, r.cfg.publicationName())
 	}

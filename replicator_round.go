@@ -265,12 +265,16 @@ func (s *replication) describeTables(ctx context.Context) error {
 	for _, t := range published {
 		now[t.OID] = t
 	}
+	shapes, err := s.shapes(ctx, conn, tableIDs(s.round))
+	if err != nil {
+		return err
+	}
 	body := room()
 	for i := range s.round {
 		if t, ok := now[s.round[i].OID]; ok {
 			s.round[i] = t
 		}
-		if body, err = s.appendCopyBegin(ctx, conn, body, &s.round[i], s.slot.Point); err != nil {
+		if body, err = s.appendCopyBegin(ctx, conn, body, &s.round[i], shapes[s.round[i].OID], s.slot.Point); err != nil {
 			return err
 		}
 		if len(body) > s.target() || i == len(s.round)-1 {
@@ -290,7 +294,17 @@ func (s *replication) checkWants(ctx context.Context) error {
 		return nil // asked again soon
 	}
 	for i := range workers {
-		if w := &workers[i]; len(s.wanted(w, s.tables)) > 0 {
+		w := &workers[i]
+		for _, oid := range w.Recopy { // one that was made since the session began, FOR ALL TABLES
+			if s.schema.on && !s.r.sought[oid] && !slices.ContainsFunc(s.tables, func(t source.Table) bool { return t.OID == oid }) {
+				if s.r.sought == nil {
+					s.r.sought = map[uint32]bool{}
+				}
+				s.r.sought[oid] = true
+				return errRound
+			}
+		}
+		if len(s.wanted(w, s.tables)) > 0 {
 			s.log.WarnContext(ctx, "a worker needs tables afresh", slog.String("worker", w.Name), slog.Any("tables", w.Recopy))
 			return errRound
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,6 +54,7 @@ type replication struct {
 	slot      *source.NewSlot // holds the snapshot until the copy has imported it
 	made      bool            // this session made the group's slot
 	lineages  lineages
+	schema    schemaTracking
 
 	acked    ackedPositions
 	swept    bool                       // nothing of a copy is in the stream any more
@@ -414,14 +416,14 @@ func (s *replication) publishStart(ctx context.Context) error {
 	return nil
 }
 
-func (s *replication) appendCopyBegin(ctx context.Context, conn *pgx.Conn, body []byte, t *source.Table, point decode.LSN) ([]byte, error) {
+func (s *replication) appendCopyBegin(ctx context.Context, conn *pgx.Conn, body []byte, t *source.Table, shape json.RawMessage, point decode.LSN) ([]byte, error) {
 	rel := &decode.Relation{OID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity, Columns: t.Columns}
 	frame := decode.AppendRelation(nil, rel)
 	body, err := s.appendDescription(ctx, conn, body, rel)
 	if err != nil {
 		return nil, err
 	}
-	return wire.AppendJSON(body, wire.RecCopyBegin, wire.CopyBegin{Table: t.OID, Attempt: s.attempt, Point: point, Relation: frame})
+	return wire.AppendJSON(body, wire.RecCopyBegin, wire.CopyBegin{Table: t.OID, Attempt: s.attempt, Point: point, Relation: frame, Schema: shape})
 }
 
 // appendDescription appends what the relation's own message leaves out, if there is anything.
@@ -434,7 +436,7 @@ func (s *replication) appendDescription(ctx context.Context, conn *pgx.Conn, bod
 	if err != nil {
 		return nil, err
 	}
-	if len(d.Ancestors) == 0 && len(d.OtherNames) == 0 && len(d.Types) == 0 {
+	if len(d.Ancestors) == 0 && len(d.OtherNames) == 0 && len(d.Types) == 0 && !d.New {
 		return body, nil
 	}
 	return wire.AppendJSON(body, wire.RecDescribe, d)

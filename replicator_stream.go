@@ -60,6 +60,9 @@ func (s *replication) run(ctx context.Context) error {
 	if err := s.openPublisher(ctx); err != nil {
 		return err
 	}
+	if err := s.trackSchema(ctx); err != nil {
+		return err
+	}
 	work, cancel := context.WithCancel(s.work)
 	defer cancel()
 	asks, stopAsks, err := s.listenForAsks()
@@ -102,6 +105,11 @@ func (s *replication) run(ctx context.Context) error {
 		actx, done := either(gctx, ctx)
 		defer done()
 		return s.answerLabels(actx)
+	})
+	g.Go(func() error {
+		dctx, done := either(gctx, ctx)
+		defer done()
+		return s.describeSchema(dctx)
 	})
 	g.Go(func() error {
 		uctx, done := either(gctx, ctx)
@@ -259,6 +267,12 @@ func (st *streaming) frame(ctx context.Context, data []byte) error {
 		st.types = wire.AppendFrame(st.types, data)
 		return nil
 	}
+	if data[0] == 'M' && wire.IsChange(data) {
+		var err error
+		if data, err = st.message(ctx, data); err != nil {
+			return err
+		}
+	}
 	if err := st.packer.Frame(data); err != nil {
 		return st.abortIfDiffers(ctx, err)
 	}
@@ -268,35 +282,36 @@ func (st *streaming) frame(ctx context.Context, data []byte) error {
 	return nil
 }
 
-// relation describes a relation for all batches to come. The catalog is asked on another goroutine, so
-// that feedback goes on.
+// relation describes a relation for all batches to come.
 func (st *streaming) relation(ctx context.Context, data []byte) error {
 	rel, err := st.parser.Relation(data)
 	if err != nil {
 		return err
 	}
 	frame := append([]byte(nil), data...)
-	type result struct {
-		records []byte
-		err     error
+	var records []byte
+	if err := st.aside(func() (err error) {
+		records, err = st.appendDescription(ctx, st.replication.conn, nil, rel)
+		return err
+	}); err != nil {
+		return err
 	}
-	ch := make(chan result, 1)
-	go func() {
-		records, err := st.appendDescription(ctx, st.replication.conn, nil, rel)
-		ch <- result{records, err}
-	}()
+	records = append(records, st.types...)
+	st.types = st.types[:0]
+	st.packer.SetRelation(rel.OID, wire.AppendFrame(records, frame))
+	return nil
+}
+
+// aside runs what asks the catalog on another goroutine, so that feedback goes on.
+func (st *streaming) aside(f func() error) error {
+	ch := make(chan error, 1)
+	go func() { ch <- f() }()
 	tick := time.NewTicker(quietWait)
 	defer tick.Stop()
 	for {
 		select {
-		case r := <-ch:
-			if r.err != nil {
-				return r.err
-			}
-			r.records = append(r.records, st.types...)
-			st.types = st.types[:0]
-			st.packer.SetRelation(rel.OID, wire.AppendFrame(r.records, frame))
-			return nil
+		case err := <-ch:
+			return err
 		case <-tick.C:
 			if err := st.conn.Tick(time.Now()); err != nil {
 				<-ch

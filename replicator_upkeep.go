@@ -56,7 +56,10 @@ func (s *replication) upkeep(ctx context.Context) error {
 				return err
 			}
 		}
-		if time.Since(looked) >= s.tablesInterval() {
+		if s.schema.lookSoon.Swap(false) || time.Since(looked) >= s.tablesInterval() {
+			if err := s.checkDDL(ctx); err != nil && fatal(named(err)) {
+				return err
+			}
 			err := s.watchTables(ctx)
 			if changed := (*adoptedChanged)(nil); errors.Is(err, errRound) || errors.As(err, &changed) {
 				return err
@@ -185,6 +188,17 @@ func (s *replication) watchTables(ctx context.Context) error {
 		identity, ours := had[t.OID]
 		if name := names.Qualified(t.Schema, t.Name); !ours && named[name] && !s.noCopy {
 			s.log.WarnContext(ctx, "a table was dropped and made again: it is copied afresh", slog.String("table", name))
+			return errRound
+		}
+		if !ours && s.schema.on {
+			if err := s.r.source.CheckJoin(ctx, conn, t, s.r.cfg.mode != StreamOnly); err != nil {
+				if !errors.Is(err, source.ErrPrivilege) {
+					return err
+				}
+				s.warn(ctx, fmt.Sprintf("table %s can't join the group: %v", names.Qualified(t.Schema, t.Name), err))
+				continue
+			}
+			s.log.InfoContext(ctx, "a table joins the group: it was made, or renamed", slog.String("table", names.Qualified(t.Schema, t.Name)))
 			return errRound
 		}
 		if !ours {

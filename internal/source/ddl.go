@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -32,14 +33,14 @@ const ddlSettings = "SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO,
 	"SET extra_float_digits = 3 SET bytea_output = hex SET lc_monetary = 'C' SET xmloption = content " +
 	"SET quote_all_identifiers = off SET standard_conforming_strings = on SET jit = off"
 
-// ddlLock is the advisory lock under which the triggers are installed, removed, and their groups noted.
+// ddlLock is the advisory lock under which the triggers are installed, and their groups noted.
 const ddlLock = "hashtextextended('flo DDL', 0)"
 
 // DDLSetup is the SQL that installs the event triggers, for a superuser, and lets roles use them that replicate.
 func DDLSetup(roles ...string) string {
 	var grants strings.Builder
 	for _, r := range roles {
-		fmt.Fprintf(&grants, "GRANT USAGE ON SCHEMA flo TO %[1]s;\nGRANT EXECUTE ON FUNCTION flo.ddl_secret(), flo.ddl_baseline(oid[]) TO %[1]s;\n", names.Quote(r))
+		fmt.Fprintf(&grants, "GRANT USAGE ON SCHEMA flo TO %[1]s;\nGRANT EXECUTE ON FUNCTION flo.ddl_secret(), flo.ddl_baseline(oid[]), flo.ddl_describe(oid), flo.ddl_use(text, bool) TO %[1]s;\n", names.Quote(r))
 	}
 	return strings.NewReplacer("{{version}}", strconv.Itoa(DDLVersion), "{{lock}}", "pg_catalog."+ddlLock,
 		"{{settings}}", ddlSettings, "{{grants}}", grants.String()).Replace(ddlSQL)
@@ -60,8 +61,8 @@ func readDDL(ctx context.Context, conn *pgx.Conn) (st ddlState, err error) {
 	err = conn.QueryRow(ctx, `
 		SELECT COALESCE(max(substring(obj_description(e.oid, 'pg_event_trigger') FROM '^flo DDL ([0-9]+)$')::int), 0),
 			count(*) FILTER (WHERE e.evtenabled = 'A') = 3, COALESCE(bool_and(pg_has_role(e.evtowner, 'USAGE')), false),
-			COALESCE((SELECT has_schema_privilege(n.oid, 'USAGE') AND bool_and(has_function_privilege(p.oid, 'EXECUTE')) AND count(*) = 2
-				FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'flo' AND p.proname IN ('ddl_secret', 'ddl_baseline') GROUP BY n.oid), false)
+			COALESCE((SELECT has_schema_privilege(n.oid, 'USAGE') AND bool_and(has_function_privilege(p.oid, 'EXECUTE')) AND count(*) = 4
+				FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'flo' AND p.proname IN ('ddl_secret', 'ddl_baseline', 'ddl_describe', 'ddl_use') GROUP BY n.oid), false)
 		FROM pg_event_trigger e WHERE e.evtname IN (`+ddlTriggers+`)`).Scan(&st.version, &st.whole, &st.owned, &st.usable)
 	if err != nil {
 		return st, fmt.Errorf("source: reading the event triggers: %w", err)
@@ -70,7 +71,7 @@ func readDDL(ctx context.Context, conn *pgx.Conn) (st ddlState, err error) {
 }
 
 // EnsureDDL installs the event triggers, if they are missing, not whole, or of an earlier version, and notes that a
-// group uses them, if this role may. It reports whether it has installed them: schema changes before may have
+// group uses them. It reports whether it has installed them: schema changes before may have
 // gone unseen. ErrPrivilege says what an administrator has to do; ErrSource that the server is too old.
 func (c Config) EnsureDDL(ctx context.Context, conn *pgx.Conn, group string) (installed bool, err error) {
 	if v := pgsession.Version(conn.PgConn()); v < MinDDLVersion {
@@ -92,19 +93,13 @@ func (c Config) EnsureDDL(ctx context.Context, conn *pgx.Conn, group string) (in
 		}
 	}
 	if !st.usable {
-		return installed, fmt.Errorf("source: %w: the role may not use the event triggers: GRANT USAGE ON SCHEMA flo TO %[2]s; GRANT EXECUTE ON FUNCTION flo.ddl_secret(), flo.ddl_baseline(oid[]) TO %[2]s",
+		return installed, fmt.Errorf("source: %w: the role may not use the event triggers: GRANT USAGE ON SCHEMA flo TO %[2]s; GRANT EXECUTE ON FUNCTION flo.ddl_secret(), flo.ddl_baseline(oid[]), flo.ddl_describe(oid), flo.ddl_use(text, bool) TO %[2]s",
 			ErrPrivilege, names.Quote(c.Conn.User))
 	}
-	if !st.owned {
-		return installed, nil // who installed them removes them
+	if _, err := conn.Exec(ctx, "SELECT flo.ddl_use($1, true)", group); err != nil {
+		return installed, fmt.Errorf("source: noting who uses the event triggers: %w", err)
 	}
-	_, err = c.ddlGroups(ctx, conn, func(groups []string) []string {
-		if !slices.Contains(groups, group) {
-			groups = append(groups, group)
-		}
-		return groups
-	})
-	return installed, err
+	return installed, nil
 }
 
 // explainDDL says what to do where the triggers can't be installed.
@@ -122,48 +117,19 @@ func (c Config) explainDDL(err error, st ddlState) error {
 	return fmt.Errorf("source: installing the event triggers: %w", err)
 }
 
-// ddlGroups changes the list of groups that use the triggers, which is a comment: a table's rows would be
-// published FOR ALL TABLES. f gets and gives it.
-func (c Config) ddlGroups(ctx context.Context, conn *pgx.Conn, f func([]string) []string) (groups []string, err error) {
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock("+ddlLock+")"); err != nil {
-			return err
-		}
-		var text *string
-		err := tx.QueryRow(ctx, `SELECT obj_description(to_regprocedure('flo.ddl_command_end()'), 'pg_proc')`).Scan(&text)
-		if err != nil {
-			return err
-		}
-		var before []string
-		if text != nil {
-			before = strings.Fields(strings.TrimPrefix(*text, ddlGroupsHead))
-		}
-		if groups = f(slices.Clone(before)); slices.Equal(groups, before) {
-			return nil
-		}
-		_, err = tx.Exec(ctx, "COMMENT ON FUNCTION flo.ddl_command_end() IS "+pgsession.Literal(ddlGroupsHead+strings.Join(groups, " ")))
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("source: noting who uses the event triggers: %w", err)
-	}
-	return groups, nil
-}
-
-const ddlGroupsHead = "flo groups: "
-
 // DropDDL forgets that a group uses the event triggers, and removes them if no other one does. Those that
 // belong to another role stay.
 func (c Config) DropDDL(ctx context.Context, conn *pgx.Conn, group string) error {
 	st, err := readDDL(ctx, conn)
-	if err != nil || st.version == 0 || !st.owned {
+	if err != nil || st.version == 0 || !st.usable {
 		return err
 	}
-	left, err := c.ddlGroups(ctx, conn, func(groups []string) []string {
-		return slices.DeleteFunc(groups, func(g string) bool { return g == group })
-	})
-	if err != nil || len(left) > 0 {
-		return err
+	var groups []string
+	if err := conn.QueryRow(ctx, "SELECT flo.ddl_use($1, false)", group).Scan(&groups); err != nil {
+		return fmt.Errorf("source: noting who uses the event triggers: %w", err)
+	}
+	if !st.owned || !slices.Equal(groups, []string{group}) {
+		return nil
 	}
 	if _, err := conn.PgConn().Exec(ctx, DDLRemoval).ReadAll(); err != nil {
 		return fmt.Errorf("source: removing the event triggers: %w", err)
@@ -177,9 +143,9 @@ SET LOCAL client_min_messages = error;
 DROP EVENT TRIGGER IF EXISTS flo_ddl_command_end;
 DROP EVENT TRIGGER IF EXISTS flo_sql_drop;
 DROP EVENT TRIGGER IF EXISTS flo_table_rewrite;
-DROP FUNCTION IF EXISTS flo.ddl_command_end(), flo.ddl_sql_drop(), flo.ddl_table_rewrite(), flo.ddl_baseline(oid[]), flo.ddl_touched(), flo.ddl_failed(text, text),
+DROP FUNCTION IF EXISTS flo.ddl_command_end(), flo.ddl_sql_drop(), flo.ddl_table_rewrite(), flo.ddl_baseline(oid[]), flo.ddl_describe(oid), flo.ddl_above(oid[]), flo.ddl_touched(), flo.ddl_failed(text, text),
 	flo.ddl_emit_tables(json, oid[], oid[], oid[]), flo.ddl_types(oid[]), flo.ddl_tables(oid[], oid[], oid[]), flo.ddl_indexes(oid), flo.ddl_constraints(oid, oid),
-	flo.ddl_columns(oid), flo.ddl_query(text), flo.ddl_emit(json), flo.ddl_secret();
+	flo.ddl_columns(oid), flo.ddl_query(text), flo.ddl_emit(json), flo.ddl_secret(), flo.ddl_use(text, bool);
 DROP SEQUENCE IF EXISTS flo.ddl_secret_a, flo.ddl_secret_b;
 DO $$
 BEGIN
@@ -197,6 +163,25 @@ func (c Config) DDLSecret(ctx context.Context, conn *pgx.Conn) (string, error) {
 		return "", fmt.Errorf("source: reading the event triggers' secret: %w", err)
 	}
 	return secret, nil
+}
+
+// Shapes gives how tables stand now: by OID, a decode.SchemaChange in JSON, with what each is a partition of. One that
+// is gone is left out.
+func (c Config) Shapes(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32]json.RawMessage, error) {
+	rows, err := conn.Query(ctx, "SELECT c.oid, flo.ddl_describe(c.oid)::text FROM pg_class c WHERE c.oid = ANY ($1)", oids)
+	if err != nil {
+		return nil, fmt.Errorf("source: describing the tables: %w", err)
+	}
+	shapes := make(map[uint32]json.RawMessage, len(oids))
+	var oid uint32
+	var text string
+	if _, err := pgx.ForEachRow(rows, []any{&oid, &text}, func() error {
+		shapes[oid] = json.RawMessage(text)
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("source: describing the tables: %w", err)
+	}
+	return shapes, nil
 }
 
 // baselineSlice is how many tables are locked, for a moment, at a time.
@@ -253,4 +238,40 @@ func lockedOut(err error) bool {
 		return true
 	}
 	return false
+}
+
+// PublishedScope tells of publications whether one is FOR ALL TABLES, and the schemas of which they publish all tables:
+// tables that are made later are in them from the beginning.
+func PublishedScope(ctx context.Context, conn *pgx.Conn, publications []string) (all bool, schemas []string, err error) {
+	err = conn.QueryRow(ctx, "SELECT COALESCE(bool_or(puballtables), false) FROM pg_publication WHERE pubname = ANY ($1)", publications).Scan(&all)
+	if err == nil && pgsession.Version(conn.PgConn()) >= 150000 {
+		err = conn.QueryRow(ctx, `SELECT COALESCE(array_agg(n.nspname::text), '{}') FROM pg_publication_namespace s JOIN pg_publication p ON p.oid = s.pnpubid
+			JOIN pg_namespace n ON n.oid = s.pnnspid WHERE p.pubname = ANY ($1)`, publications).Scan(&schemas)
+	}
+	if err != nil {
+		return false, nil, fmt.Errorf("source: reading the publications: %w", err)
+	}
+	return all, schemas, nil
+}
+
+// ColumnLists gives the columns (attnum) that publications limit tables to, by the table's OID.
+func ColumnLists(ctx context.Context, conn *pgx.Conn, publications []string) (map[uint32][]int16, error) {
+	lists := map[uint32][]int16{}
+	if pgsession.Version(conn.PgConn()) < 150000 {
+		return lists, nil
+	}
+	rows, err := conn.Query(ctx, `SELECT r.prrelid, r.prattrs::int2[] FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+		WHERE p.pubname = ANY ($1) AND r.prattrs IS NOT NULL`, publications)
+	if err != nil {
+		return nil, fmt.Errorf("source: reading the publications: %w", err)
+	}
+	var oid uint32
+	var list []int16
+	if _, err := pgx.ForEachRow(rows, []any{&oid, &list}, func() error {
+		lists[oid] = slices.Clone(list)
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("source: reading the publications: %w", err)
+	}
+	return lists, nil
 }

@@ -248,26 +248,55 @@ EXCEPTION WHEN OTHERS THEN
 	END;
 END $flo$;
 
--- How tables stand, behind locks that hold off whoever alters one: a message has its place at the commit. Waits up to 2 s.
-CREATE OR REPLACE FUNCTION flo.ddl_baseline(classes oid[]) RETURNS void LANGUAGE plpgsql SECURITY DEFINER {{settings}} SET lock_timeout = '2s' AS $flo$
-DECLARE
-	class regclass;
-BEGIN
+-- How a table stands, with those that it is a partition of.
+CREATE OR REPLACE FUNCTION flo.ddl_above(classes oid[]) RETURNS oid[] LANGUAGE sql AS $flo$
 	WITH RECURSIVE up (oid) AS (
 		SELECT c.oid FROM pg_class c WHERE c.oid = ANY (classes)
 		UNION
 		SELECT h.inhparent FROM up u JOIN pg_class c ON c.oid = u.oid AND c.relispartition JOIN pg_inherits h ON h.inhrelid = u.oid
 	)
-	SELECT array_agg(oid ORDER BY oid) INTO classes FROM up;
+	SELECT array_agg(oid ORDER BY oid) FROM up
+$flo$;
+
+CREATE OR REPLACE FUNCTION flo.ddl_describe(class oid) RETURNS json LANGUAGE plpgsql SECURITY DEFINER {{settings}} AS $flo$
+DECLARE
+	classes CONSTANT oid[] := flo.ddl_above(ARRAY[class]);
+BEGIN
+	RETURN json_strip_nulls(json_build_object('tag', '', 'baseline', true, 'tables', flo.ddl_tables(classes, '{}', '{}'), 'types', flo.ddl_types(classes)));
+END $flo$;
+
+-- How tables stand, behind locks that hold off whoever alters one: a message has its place at the commit. Waits up to 2 s.
+CREATE OR REPLACE FUNCTION flo.ddl_baseline(classes oid[]) RETURNS void LANGUAGE plpgsql SECURITY DEFINER {{settings}} SET lock_timeout = '2s' AS $flo$
+DECLARE
+	class regclass;
+BEGIN
+	classes := flo.ddl_above(classes);
 	FOR class IN SELECT c.oid::regclass FROM pg_class c WHERE c.oid = ANY (classes) ORDER BY c.oid LOOP
 		EXECUTE format('LOCK TABLE ONLY %s IN ACCESS SHARE MODE', class);
 	END LOOP;
 	PERFORM flo.ddl_emit_tables(json_build_object('tag', '', 'baseline', true), classes, '{}', '{}');
 END $flo$;
 
-REVOKE ALL ON FUNCTION flo.ddl_secret(), flo.ddl_emit(json), flo.ddl_query(text), flo.ddl_columns(oid), flo.ddl_constraints(oid, oid), flo.ddl_indexes(oid),
+-- Notes that a group uses the triggers, or no longer does, and gives the groups that were noted before. They stand in
+-- a comment: FOR ALL TABLES would publish a table's rows.
+CREATE OR REPLACE FUNCTION flo.ddl_use(name text, used bool) RETURNS text[] LANGUAGE plpgsql SECURITY DEFINER {{settings}} AS $flo$
+DECLARE
+	head CONSTANT text := 'flo groups:';
+	before text[];
+BEGIN
+	PERFORM pg_advisory_xact_lock({{lock}});
+	before := coalesce((SELECT array_agg(g) FROM unnest(string_to_array(substr(obj_description('flo.ddl_command_end()'::regprocedure, 'pg_proc'), length(head) + 2), ' ')) g WHERE g <> ''), '{}');
+	IF used <> (name = ANY (before)) THEN
+		EXECUTE format('COMMENT ON FUNCTION flo.ddl_command_end() IS %L',
+			head || ' ' || array_to_string(CASE WHEN used THEN before || name ELSE array_remove(before, name) END, ' '));
+	END IF;
+	RETURN before;
+END $flo$;
+
+REVOKE ALL ON FUNCTION flo.ddl_secret(), flo.ddl_use(text, bool), flo.ddl_emit(json), flo.ddl_query(text), flo.ddl_columns(oid), flo.ddl_constraints(oid, oid), flo.ddl_indexes(oid),
 	flo.ddl_tables(oid[], oid[], oid[]), flo.ddl_types(oid[]), flo.ddl_emit_tables(json, oid[], oid[], oid[]), flo.ddl_failed(text, text), flo.ddl_touched(),
-	flo.ddl_command_end(), flo.ddl_sql_drop(), flo.ddl_table_rewrite(), flo.ddl_baseline(oid[]) FROM PUBLIC;
+	flo.ddl_command_end(), flo.ddl_sql_drop(), flo.ddl_table_rewrite(), flo.ddl_baseline(oid[]),
+	flo.ddl_above(oid[]), flo.ddl_describe(oid) FROM PUBLIC;
 
 DROP EVENT TRIGGER IF EXISTS flo_ddl_command_end;
 DROP EVENT TRIGGER IF EXISTS flo_sql_drop;
