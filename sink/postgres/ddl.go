@@ -88,6 +88,8 @@ type ddl struct {
 	change *decode.SchemaChange
 	books  *structures
 	ran    int // how many statements have altered the destination
+	// anew are the source tables whose rows a schema change of the transaction has said to be written anew.
+	anew map[uint32]bool
 }
 
 // Around the statements of a schema change: a bound for locks, and plans that suit large tables, for
@@ -113,7 +115,10 @@ func (s *Sink) applySchema(ctx context.Context, ch *decode.SchemaChange) error {
 		}
 		s.tx.deferred = false
 	}
-	d := &ddl{ctx: ctx, sink: s, pg: pg, st: st, change: ch}
+	if s.tx.rewritten == nil {
+		s.tx.rewritten = map[uint32]bool{}
+	}
+	d := &ddl{ctx: ctx, sink: s, pg: pg, st: st, change: ch, anew: s.tx.rewritten}
 	d.books = &structures{ctx: ctx, pg: pg, table: s.books.structures, st: st}
 	if err := simple(ctx, pg, ddlBegin+strconv.FormatInt(s.config.ddl.wait.Milliseconds(), 10)); err != nil {
 		return fmt.Errorf("sink/postgres: before a schema change: %w", err)

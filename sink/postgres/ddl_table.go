@@ -90,11 +90,8 @@ func (d *ddl) inOrder() []int {
 
 func (d *ddl) altering(shape *decode.TableShape) (*altering, error) {
 	a := &altering{ddl: d, shape: shape, next: tableOf(shape)}
-	if tx := &d.sink.tx; shape.Rewritten {
-		if tx.rewritten == nil {
-			tx.rewritten = map[uint32]bool{}
-		}
-		tx.rewritten[shape.OID] = true
+	if shape.Rewritten {
+		d.anew[shape.OID] = true
 	}
 	var err error
 	if a.page, err = d.books.get(tablePage, shape.OID); err != nil {
@@ -383,12 +380,11 @@ func (a *altering) notMistaken() error {
 // rewritten reports whether the source has written the rows anew, or those of the table's partitions: a command says
 // so of each, before it says how it has left them and their parents.
 func (a *altering) rewritten() bool {
-	all := a.sink.tx.rewritten
-	if all[a.shape.OID] || a.shape.Kind != "p" {
-		return all[a.shape.OID]
+	if a.anew[a.shape.OID] || a.shape.Kind != "p" {
+		return a.anew[a.shape.OID]
 	}
 	return slices.ContainsFunc(a.change.Tables, func(t decode.TableShape) bool {
-		return all[t.OID] && slices.Contains(t.Ancestors, a.next.source)
+		return a.anew[t.OID] && slices.Contains(t.Ancestors, a.next.source)
 	})
 }
 

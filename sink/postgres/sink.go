@@ -78,8 +78,7 @@ type transaction struct {
 	custom    bool // statements are planned for their parameters
 	savepoint bool // one stands in front of the last group
 	schema    bool // a schema change was applied
-	// rewritten are the source tables whose rows a schema change of the transaction has said to be written anew.
-	rewritten map[uint32]bool
+	rewritten map[uint32]bool // see ddl.anew
 }
 
 // Stats counts what this Sink has done since New.
