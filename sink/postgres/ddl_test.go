@@ -222,7 +222,7 @@ func TestBaselineFillsTheBooks(t *testing.T) {
 // out; two tables that go into one lose a column when both have lost it.
 func TestSchemaChangesOfRoutedTables(t *testing.T) {
 	m := newMirror(t)
-	m.routes = map[string]string{"orders": "bestellungen", "customers": "kunden", "one": "both", "two": "both"}
+	m.routes = map[string]string{"orders": "bestellungen", "customers": "kunden", "one": "merged", "two": "merged"}
 	m.column = map[string]string{"a": "b", "b": "a", "name": `na"me`}
 	m.hide = []string{"secret"}
 	bring := func(sql string) {
@@ -251,11 +251,11 @@ func TestSchemaChangesOfRoutedTables(t *testing.T) {
 	bring(`CREATE TABLE public.one (id int PRIMARY KEY, v int NOT NULL); CREATE TABLE public.two (id int PRIMARY KEY, v int NOT NULL); INSERT INTO public.one VALUES (1, 1); INSERT INTO public.two VALUES (2, 2)`)
 	bring(`ALTER TABLE public.one ADD COLUMN x int DEFAULT 1; INSERT INTO public.two VALUES (3, 3)`)
 	bring(`ALTER TABLE public.two ADD COLUMN x int DEFAULT 1; ALTER TABLE public.one DROP COLUMN v; INSERT INTO public.one VALUES (4); INSERT INTO public.two VALUES (5, 5)`)
-	m.want(`SELECT * FROM both ORDER BY id`, is("1", "1", "1"), is("2", "2", "1"), is("3", "3", "NULL"), is("4", "NULL", "1"), is("5", "5", "1"))
+	m.want(`SELECT * FROM merged ORDER BY id`, is("1", "1", "1"), is("2", "2", "1"), is("3", "3", "NULL"), is("4", "NULL", "1"), is("5", "5", "1"))
 	bring(`ALTER TABLE public.two DROP COLUMN v; DROP TABLE public.one`)
-	m.want(`SELECT string_agg(attname, ',') FROM pg_attribute WHERE attrelid = 'both'::regclass AND attnum > 0 AND NOT attisdropped`, is("id,x"))
+	m.want(`SELECT string_agg(attname, ',') FROM pg_attribute WHERE attrelid = 'merged'::regclass AND attnum > 0 AND NOT attisdropped`, is("id,x"))
 	bring(`DROP TABLE public.two`)
-	m.want(`SELECT to_regclass('both')::text`, is("NULL"))
+	m.want(`SELECT to_regclass('merged')::text`, is("NULL"))
 }
 
 // What somebody made at the destination stays, and counts as made if it is the same.
