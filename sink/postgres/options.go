@@ -29,6 +29,7 @@ type config struct {
 	missingOK   bool
 	truncate    bool
 	connections int
+	lanes       int
 	schema      string
 	logger      *slog.Logger
 	sync        *schemaSync
@@ -79,6 +80,7 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 	c := config{
 		conn:        conn,
 		connections: DefaultConnections,
+		lanes:       1,
 		schema:      DefaultSchema,
 		logger:      slog.New(slog.DiscardHandler),
 	}
@@ -93,6 +95,9 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 	}
 	if c.connections < 1 || c.connections > MaxConnections {
 		invalid("WithConnections(%d): want 1 to %d", c.connections, MaxConnections)
+	}
+	if c.lanes < 1 || c.lanes > MaxConnections {
+		invalid("WithApplyConnections(%d): want 1 to %d", c.lanes, MaxConnections)
 	}
 	// NAMEDATALEN-1, https://www.postgresql.org/docs/current/sql-syntax-lexical.html
 	if c.schema == "" || len(c.schema) > 63 {

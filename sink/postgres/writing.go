@@ -129,6 +129,9 @@ func (w *writing) store() error {
 	if err != nil {
 		return &requestError{-1, err}
 	}
+	if all := w.sink.followers; all != "" {
+		return w.pipe().one(w.sink.main.storeAll, text(st.Group, all, string(cp), b.Checkpoint.Incarnation), nil)
+	}
 	return w.pipe().one(w.sink.main.store, text(st.Group, st.Worker, string(cp), b.Checkpoint.Incarnation), nil)
 }
 
