@@ -106,14 +106,20 @@ func hashed(n int, parts ...string) string {
 
 // stagePrefix and keysPrefix begin the names of the tables that hold an attempt's rows, by source, and the keys of the
 // rows that were brought, by destination.
-func keysPrefix(st *sink.Start) string { return "keys_" + hashed(10, st.Group, st.Worker) + "_" }
+func keysPrefix(st *sink.Start) string { return "keys_" + hashed(10, st.Group, ofWorker(st)) + "_" }
+
+// ofWorker gives the worker's name, without a lane's number: lanes share the tables, each for its own keys.
+func ofWorker(st *sink.Start) string {
+	worker, _, _ := strings.Cut(st.Worker, laneMark)
+	return worker
+}
 
 func keysName(st *sink.Start, dest decode.Name) string {
 	return keysPrefix(st) + hashed(16, dest.Schema, dest.Name)
 }
 
 func (s *Sink) stage(st *sink.Start, source uint32) string {
-	return pgx.Identifier{s.config.schema, "stage_" + hashed(10, st.Group, st.Worker) + "_" + number(source)}.Sanitize()
+	return pgx.Identifier{s.config.schema, "stage_" + hashed(10, st.Group, ofWorker(st)) + "_" + number(source)}.Sanitize()
 }
 
 func (s *Sink) keysTable(st *sink.Start, dest decode.Name) string {
