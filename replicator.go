@@ -26,7 +26,11 @@ type Replicator struct {
 	settle  atomic.Int64    // rises with each call of Settle
 	last    context.Context // ends when a stop has to be over; of this Run
 	afresh  atomic.Bool     // the next session begins another attempt, whatever the stream says
-	settled atomic.Int64    // the calls that were seen to
+	// unanchored: the server could not decode the stream's last transaction again, so that it isn't asked for.
+	unanchored atomic.Bool
+	settled    atomic.Int64 // the calls that were seen to
+	// unstreamed: transactions are read as a whole up to this commit LSN, whatever WithStreaming says.
+	unstreamed atomic.Uint64
 
 	resyncing func(step int) error // for tests: called in front of each step of a resync, and behind the last
 }
@@ -47,7 +51,7 @@ func newReplicator(c *config) *Replicator {
 	logger := c.logger.With(slog.String("group", c.group), slog.String("half", "replicator"))
 	return &Replicator{
 		cfg:    c,
-		source: source.Config{Conn: c.source, Password: c.password, AppName: "flo " + c.group, Logger: logger},
+		source: source.Config{Conn: c.source, Password: c.password, AppName: "flo " + c.group, SlotFailover: c.slotFailover, Logger: logger},
 		status: replicatorStatus{commonStatus: commonStatus{phase: PhaseStopped}},
 	}
 }
@@ -69,6 +73,7 @@ func (r *Replicator) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer r.running.Store(false)
+	r.unstreamed.Store(0)
 	err := r.guarded(ctx, func(ctx context.Context) error {
 		last, done := outliving(ctx, r.cfg.stopTimeout)
 		defer done()
@@ -174,6 +179,9 @@ func (r *Replicator) replicate(t *tenure, link *link, store state.Store) error {
 	}
 	if sys.Version < minSourceVersion {
 		return fmt.Errorf("%w: it is PostgreSQL %d, flo needs 13 or later", ErrSourceSettings, sys.Version/10000)
+	}
+	if r.cfg.slotFailover && sys.Version < source.FailoverVersion {
+		return fmt.Errorf("%w: WithSlotFailover needs PostgreSQL 17 or later, the source is %d: leave it out", ErrSourceSettings, sys.Version/10000)
 	}
 	conn, err := r.source.Connect(ctx)
 	if err != nil {

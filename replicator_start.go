@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/names"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/source"
@@ -37,6 +39,7 @@ type replication struct {
 	last     uint64 // the stream's last sequence
 	tailSeq  uint64
 	tail     wire.Point
+	tailTime time.Time // of the commit that the tail ends with; zero if it ends otherwise
 	attempt  uint32
 	copyDone bool   // or was, when the session began
 	noCopy   bool   // the attempt began without a copy
@@ -55,13 +58,20 @@ type replication struct {
 	made      bool            // this session made the group's slot
 	lineages  lineages
 
-	acked    ackedPositions
-	swept    bool                       // nothing of a copy is in the stream any more
-	whole    atomic.Bool                // the copy is whole, and the stream says so
-	verified atomic.Uint64              // the last sequence that this session knows to be stored
-	stored   atomic.Pointer[wire.Point] // where `changes` ends in the stream
-	gate     byteGate
-	workers  idleWatch // the upkeep's
+	acked      ackedPositions
+	lastCommit atomic.Pointer[commitStamp] // of the last transaction that was received
+	swept      bool                        // nothing of a copy is in the stream any more
+	whole      atomic.Bool                 // the copy is whole, and the stream says so
+	verified   atomic.Uint64               // the last sequence that this session knows to be stored
+	stored     atomic.Pointer[wire.Point]  // where `changes` ends in the stream
+	gate       byteGate
+	workers    idleWatch // the upkeep's
+
+	sweptStaged bool // nothing of older sessions is staged in vain
+	discards    struct {
+		sync.Mutex
+		list []discarded
+	}
 }
 
 // newSession draws the name under which a session writes.
@@ -113,6 +123,9 @@ func (s *replication) readTail(ctx context.Context) error {
 	s.verified.Store(msg.Seq)
 	if h.Parts > 1 {
 		return nil
+	}
+	if s.tailTime, err = commitTime(body); err != nil {
+		return err
 	}
 	return wire.Walk(body, func(rec wire.Record) error {
 		switch rec.Type {
@@ -375,6 +388,7 @@ func (s *replication) createSlot(ctx context.Context) error {
 		return err
 	}
 	s.slot, s.made = slot, true
+	crashpoint.Reached(crashpoint.SlotMade)
 	return nil
 }
 

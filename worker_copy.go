@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/rules"
@@ -510,6 +511,7 @@ func (d *drainer) writeChunks(ctx context.Context) error {
 				return err
 			}
 		}
+		crashpoint.Reached(crashpoint.CopyWritten)
 		t.mu.Lock()
 		t.pending--
 		last := t.pending == 0 && t.end != nil

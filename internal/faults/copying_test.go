@@ -66,7 +66,7 @@ func TestKillsDuringCopy(t *testing.T) {
 		r.logf("%s killed in mid-copy: %d rows, %d of %d ranges", m.cfg.Name, st.CopyRows, st.RangesDone, st.Ranges)
 		must(t, m.start())
 	}
-	way.set(0)
+	way.set(weather{})
 	r.streams(pg, lines)
 	l.truncates.Store(true)
 	l.finish(r)

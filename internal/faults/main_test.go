@@ -7,6 +7,7 @@ import (
 	"flag"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -24,7 +25,11 @@ func TestMain(m *testing.M) {
 	if role := os.Getenv(envRole); role != "" {
 		os.Exit(runChild(role))
 	}
-	os.Exit(flotest.Main(m, flotest.CheckLeaks()))
+	code := flotest.Main(m, flotest.CheckLeaks())
+	if exe := builtChild(); exe != "" {
+		os.RemoveAll(filepath.Dir(exe))
+	}
+	os.Exit(code)
 }
 
 // or gives a flag's value, or a default if it is not set.
