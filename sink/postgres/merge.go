@@ -115,7 +115,7 @@ func keysName(st *sink.Start, dest decode.Name) string {
 }
 
 func (s *Sink) stage(st *sink.Start, source uint32) string {
-	return pgx.Identifier{s.config.schema, "stage_" + hashed(10, st.Group, st.Worker) + "_" + number(source)}.Sanitize()
+	return pgx.Identifier{s.config.schema, "stage_" + hashed(10, st.Group, laneOwner(st.Worker)) + "_" + number(source)}.Sanitize()
 }
 
 func (s *Sink) keysTable(st *sink.Start, dest decode.Name) string {
