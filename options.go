@@ -72,6 +72,7 @@ type config struct {
 	sourceErrs      []error // a source was given and refused: the replicator's matter
 	password        func(context.Context) (string, error)
 	slot            string
+	slotFailover    bool
 	adoptGiven      bool     // WithPublication was
 	publications    []string // of another owner; none: flo's own
 	tables          []string
@@ -88,6 +89,7 @@ type config struct {
 	resync          string
 	walLimit        int64
 	walAction       WALAction
+	ddl             bool
 	streaming       bool
 
 	worker  workerConfig // defaults
@@ -105,6 +107,7 @@ type workerConfig struct {
 	startAt       StartPoint
 	policy        ErrorPolicy
 	letterLimit   int
+	observe       bool // WithDDLFromRelations
 	own           []WorkerOption
 }
 
@@ -313,6 +316,14 @@ func WithMode(m Mode) ReplicatorOption { return func(c *config) { c.mode = m } }
 
 // WithSlot names the replication slot. Default: "flo_" and the group.
 func WithSlot(name string) ReplicatorOption { return func(c *config) { c.slot = name } }
+
+// WithSlotFailover makes the slot one that PostgreSQL synchronizes to standbys, so that the group goes on at a standby
+// that was promoted. A slot that exists is changed at the next start. It takes PostgreSQL 17 or later (before that Run
+// ends with ErrSourceSettings), sync_replication_slots and hot_standby_feedback at the standby, and
+// synchronized_standby_slots at the primary; without the last one a promotion may find the stream ahead of the
+// new primary: ErrSourceChanged.
+// https://www.postgresql.org/docs/current/logicaldecoding-explanation.html#LOGICALDECODING-REPLICATION-SLOTS-SYNCHRONIZATION
+func WithSlotFailover() ReplicatorOption { return func(c *config) { c.slotFailover = true } }
 
 // WithPublication uses publications that somebody else has made, and leaves them alone, in Drop too: so a role
 // with REPLICATION, and SELECT on the tables for the copy, is enough. Which tables are replicated, which of their

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/source"
 	"github.com/pgflo/flo/internal/wire"
@@ -48,6 +49,7 @@ type streaming struct {
 	ask      <-chan struct{}  // somebody waits for the idle position
 	idleNext time.Time        // no idle marker before
 	frames   int
+	anchor   anchor
 	began    time.Time
 	early    bool                  // large transactions come before they end
 	staged   map[uint32]*stagedRun // of those, by XID; the sender's
@@ -61,6 +63,9 @@ func (s *replication) run(ctx context.Context) error {
 		}
 	}
 	if err := s.openPublisher(ctx); err != nil {
+		return err
+	}
+	if err := s.trackSchema(ctx); err != nil {
 		return err
 	}
 	work, cancel := context.WithCancel(s.work)
@@ -86,16 +91,24 @@ func (s *replication) run(ctx context.Context) error {
 			return nil
 		})
 	}
-	early := s.streamsBeforeCommit()
+	if err := s.r.source.EnsureFailover(ctx, s.conn, s.r.cfg.slot); err != nil {
+		cancel()
+		g.Wait()
+		return err
+	}
+	anchored, early := s.anchorOf(ctx), s.streamsBeforeCommit()
 	conn, err := s.r.source.StartStream(work, source.StreamConfig{
-		Slot: s.r.cfg.slot, Publications: s.published, From: s.tail.End, System: s.sys, Streaming: early,
+		Slot: s.r.cfg.slot, Publications: s.published, From: s.tail.End, Since: anchored.since(), System: s.sys, Streaming: early,
 	})
 	if err != nil {
 		cancel()
 		g.Wait()
 		return err
 	}
-	st := &streaming{replication: s, conn: conn, parser: decode.NewParser(), out: make(chan *pack.Batch, sendQueue), spare: make(chan []byte, spareBuffers), copied: copied, ask: asks, began: time.Now(), early: early, staged: map[uint32]*stagedRun{}}
+	st := &streaming{
+		replication: s, conn: conn, parser: decode.NewParser(), out: make(chan *pack.Batch, sendQueue), spare: make(chan []byte, spareBuffers),
+		copied: copied, ask: asks, began: time.Now(), early: early, staged: map[uint32]*stagedRun{}, anchor: anchored.above(conn.Confirmed()),
+	}
 	s.acked.spare = st.spare
 	conn.SetLazy(true) // it notices load itself
 	st.packer = pack.New(pack.Config{
@@ -106,6 +119,11 @@ func (s *replication) run(ctx context.Context) error {
 		actx, done := either(gctx, ctx)
 		defer done()
 		return s.answerLabels(actx)
+	})
+	g.Go(func() error {
+		dctx, done := either(gctx, ctx)
+		defer done()
+		return s.describeSchema(dctx)
 	})
 	g.Go(func() error {
 		uctx, done := either(gctx, ctx)
@@ -186,6 +204,10 @@ func (st *streaming) own(ctx, stop context.Context) error {
 		}
 		switch ev.Kind {
 		case source.Frame:
+			crashpoint.Reached(crashpoint.Received)
+			if err := st.anchor.frame(ev.Data); err != nil {
+				return err
+			}
 			if err := st.frame(ctx, ev.Data); err != nil {
 				return err
 			}
@@ -193,6 +215,9 @@ func (st *streaming) own(ctx, stop context.Context) error {
 				continue
 			}
 		case source.Keepalive:
+			if err := st.anchor.keepalive(ev.WALEnd); err != nil {
+				return err
+			}
 			st.packer.Seen(ev.WALEnd)
 		case source.Idle:
 			if !st.packer.Empty() && inflight < maxPartial {
@@ -222,6 +247,9 @@ func (st *streaming) own(ctx, stop context.Context) error {
 // the slot: the copy begins again with another one.
 func (st *streaming) undecodable(ctx context.Context, err error) error {
 	var pg *pgconn.PgError
+	if errors.As(err, &pg) && st.anchor.lsn != 0 && !st.r.unanchored.Swap(true) {
+		return fmt.Errorf("%w: without the transaction before: %w", errAgain, err)
+	}
 	if errors.As(err, &pg) && pg.Code == undefinedObject {
 		return fmt.Errorf("%w: a publication of the group is gone: %w; %s", ErrTables, err, startOver)
 	}
@@ -268,9 +296,16 @@ func (st *streaming) frame(ctx context.Context, data []byte) error {
 		st.types = wire.AppendFrame(st.types, data)
 		return nil
 	}
+	if data[0] == 'M' && wire.IsChange(data) {
+		var err error
+		if data, err = st.message(ctx, data, false); err != nil {
+			return err
+		}
+	}
 	if err := st.packer.Frame(data); err != nil {
 		return st.abortIfDiffers(ctx, err)
 	}
+	st.noteCommit(data)
 	if st.packer.Full() {
 		return st.hand(ctx)
 	}
@@ -400,6 +435,9 @@ func (st *streaming) lookAround(ctx context.Context) error {
 
 // confirm tells the source what has been safe for a replay window.
 func (st *streaming) confirm() {
+	if st.anchor.lsn != 0 { // not before the server is known to be the one that the stream was made from
+		return
+	}
 	now := time.Now()
 	if n := st.r.settle.Load(); st.r.settled.Swap(n) != n {
 		st.acked.settle()
@@ -450,6 +488,7 @@ func (st *streaming) send(ctx context.Context) error {
 		if err := st.pub.Publish(ctx, st.stream.ChangesSubject(), b.Messages(limit), b); err != nil {
 			return st.publisherError(err)
 		}
+		crashpoint.Reached(crashpoint.Published)
 	}
 	if err := st.pub.Drained(ctx); err != nil {
 		return st.publisherError(err)
@@ -467,6 +506,7 @@ func (s *replication) publisherError(err error) error {
 
 // onAck is called by the publisher, in order, for each message that is stored.
 func (s *replication) onAck(token any, seq uint64) {
+	crashpoint.Reached(crashpoint.Acknowledged)
 	s.verified.Store(seq)
 	b, ok := token.(*pack.Batch)
 	if !ok {

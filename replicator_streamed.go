@@ -85,7 +85,10 @@ func (st *streaming) streamed(ctx context.Context, data []byte) (ok bool, err er
 		}
 		_, kind, rest, err := decode.TakeXID(data)
 		if err == nil && wire.IsSplitChange(kind, rest) {
-			err = st.packer.StagedMessage(append([]byte{kind}, rest...))
+			var frame []byte
+			if frame, err = st.message(ctx, append([]byte{kind}, rest...), true); err == nil {
+				err = st.packer.StagedMessage(frame)
+			}
 		}
 		if err != nil {
 			return true, err
@@ -155,6 +158,7 @@ func (st *streaming) streamCommit(ctx context.Context, data []byte) error {
 		}
 	}
 	st.packer.Streamed(c)
+	st.noteCommit(data)
 	return st.hand(ctx)
 }
 
@@ -176,7 +180,7 @@ func (st *streaming) describeUsed(ctx context.Context, c *pack.Committed) error 
 		if err != nil {
 			return err
 		}
-		if len(d.Ancestors) == 0 && len(d.OtherNames) == 0 && len(d.Types) == 0 {
+		if len(d.Ancestors) == 0 && len(d.OtherNames) == 0 && len(d.Types) == 0 && !d.New {
 			continue
 		}
 		text, err := json.Marshal(d)

@@ -33,6 +33,7 @@ func (s *replication) upkeep(ctx context.Context) error {
 	var purged time.Time
 	looked := time.Now()
 	s.gate.setLimit(s.r.cfg.maxBytes)
+	defer s.lastRecord()
 	for {
 		due := time.Since(purged) >= purgeInterval
 		if due || s.r.cfg.maxBytes > 0 {
@@ -57,8 +58,13 @@ func (s *replication) upkeep(ctx context.Context) error {
 			if err := s.checkWants(ctx); err != nil {
 				return err
 			}
+		} else if s.recorded == 0 && s.lastCommit.Load() != nil { // soon, see anchor
+			s.writeRecord(ctx)
 		}
-		if time.Since(looked) >= s.tablesInterval() {
+		if s.schema.lookSoon.Swap(false) || time.Since(looked) >= s.tablesInterval() {
+			if err := s.checkDDL(ctx); err != nil && fatal(named(err)) {
+				return err
+			}
 			err := s.watchTables(ctx)
 			if changed := (*adoptedChanged)(nil); errors.Is(err, errRound) || errors.As(err, &changed) {
 				return err
@@ -86,15 +92,30 @@ func (s *replication) upkeep(ctx context.Context) error {
 
 // writeRecord writes what people read; nothing is resumed from it, so a failure is only logged.
 func (s *replication) writeRecord(ctx context.Context) {
-	st := s.r.status.snapshot()
+	st, last := s.r.status.snapshot(), s.lastCommit.Load()
+	if last == nil {
+		last = &commitStamp{}
+	}
 	err := s.store.PutReplicator(ctx, state.Replicator{
 		Group: s.r.cfg.group, Incarnation: s.stream.Incarnation(), System: s.sys.ID, Database: s.sys.Database,
 		Slot: s.r.cfg.slot, Mode: string(s.r.cfg.mode), Phase: string(st.Phase), LastLSN: st.Published, Confirmed: st.Confirmed,
-		WALKept: st.WALKept, Updated: time.Now().UTC(),
+		WALKept: st.WALKept, Publications: publicationList(s.published), LastCommit: last.lsn, LastCommitTime: last.time, Updated: time.Now().UTC(),
 	})
-	if err != nil && ctx.Err() == nil {
+	if err == nil {
+		s.recorded = last.lsn
+	} else if ctx.Err() == nil {
 		s.log.DebugContext(ctx, "writing the replicator's record failed", slog.Any("error", err))
 	}
+}
+
+// lastRecord writes the record at the end of a session, if there is something new in it that the next one wants.
+func (s *replication) lastRecord() {
+	if last := s.lastCommit.Load(); last == nil || last.lsn == s.recorded {
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.work, time.Second)
+	defer cancel()
+	s.writeRecord(ctx)
 }
 
 // purge deletes what all registered workers have finished: strictly below the message that each
@@ -195,6 +216,17 @@ func (s *replication) watchTables(ctx context.Context) error {
 		identity, ours := had[t.OID]
 		if name := names.Qualified(t.Schema, t.Name); !ours && named[name] && !s.noCopy {
 			s.log.WarnContext(ctx, "a table was dropped and made again: it is copied afresh", slog.String("table", name))
+			return errRound
+		}
+		if !ours && s.schema.on {
+			if err := s.r.source.CheckJoin(ctx, conn, t, s.r.cfg.mode != StreamOnly); err != nil {
+				if !errors.Is(err, source.ErrPrivilege) {
+					return err
+				}
+				s.warn(ctx, fmt.Sprintf("table %s can't join the group: %v", names.Qualified(t.Schema, t.Name), err))
+				continue
+			}
+			s.log.InfoContext(ctx, "a table joins the group: it was made, or renamed", slog.String("table", names.Qualified(t.Schema, t.Name)))
 			return errRound
 		}
 		if !ours {

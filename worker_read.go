@@ -8,6 +8,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/rules"
 )
@@ -39,6 +40,10 @@ type feed struct {
 
 	superseded uint32                // an attempt that was given up: nothing counts until a later one starts
 	skips      map[uint32]decode.LSN // tables whose changes are left out up to a commit LSN
+	noCopy     bool                  // the group doesn't copy
+
+	shapes map[uint32]*decode.Relation // that rows were met of, see observe
+	shape  *decode.Relation            // the last row's
 }
 
 var noTime time.Time
@@ -48,7 +53,7 @@ func newFeed(s *working, at place) (*feed, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &feed{skips: skips, working: s, out: make(chan *batch), place: at, pos: at.pos, cp: at.cp, parser: decode.NewParser(), rules: rules.NewBinder(s.opt.rules)}
+	f := &feed{skips: skips, working: s, out: make(chan *batch), place: at, pos: at.pos, cp: at.cp, parser: decode.NewParser(), shapes: map[uint32]*decode.Relation{}, rules: rules.NewBinder(s.opt.rules)}
 	if s.sought != nil {
 		cuts := *s.sought // the sink's stage goes on with its own
 		f.cuts = &cuts
@@ -144,6 +149,7 @@ func (f *feed) offer() (out chan<- *batch, due <-chan time.Time) {
 
 // message takes one message of `changes`.
 func (f *feed) message(ctx context.Context, m bus.Message) error {
+	crashpoint.Reached(crashpoint.Fetched)
 	h, body, err := wire.Parse(m.Data)
 	if err != nil {
 		return fmt.Errorf("flo: message %d of the stream: %w", m.Seq, err)
@@ -176,6 +182,7 @@ func (f *feed) whole(ctx context.Context, seq uint64, h *wire.Header, body []byt
 	if f.missesMarker(h) {
 		return &repositionError{have: f.pos, from: h.From, seq: seq}
 	}
+	f.noCopy = h.NoCopy
 	if h.From.Open && !f.pos.Open {
 		f.skipping = true // the rest of a transaction that is applied
 	}
@@ -379,8 +386,19 @@ func (f *feed) change(ctx context.Context, frame []byte) error {
 		return f.undecodable(ctx, frame, err)
 	}
 	c.Tx, c.Ordinal = f.tx, f.ordinal
-	if !f.keepTruncated(c) {
+	if !f.keepTruncated(c) || c.Op == decode.OpMessage && c.Message.Prefix == decode.SchemaPrefix { // a schema change of nothing in the group
 		return nil
+	}
+	if c.Schema != nil && !f.supersede(c.Schema) {
+		return nil
+	}
+	if c.Relation != nil {
+		if err := f.observe(ctx, frame, c.Relation); err != nil {
+			return f.refuse(ctx, f.origin(frame, c.Relation, nil), err)
+		}
+		if f.skipped(frame) {
+			return nil
+		}
 	}
 	rel, truncate := c.Relation, c.Truncate // as they came
 	if id := f.letters.holds(c); id != "" {
@@ -400,6 +418,9 @@ func (f *feed) change(ctx context.Context, frame []byte) error {
 		if err := f.letters.truncated(ctx, c.Position(), truncate); err != nil {
 			return err
 		}
+	}
+	if c.Schema != nil {
+		f.schemaTaken(ctx, c.Schema)
 	}
 	if keep {
 		f.batch.add(c, len(frame))

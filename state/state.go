@@ -50,7 +50,8 @@ type Store interface {
 	Drop(ctx context.Context) error
 }
 
-// Replicator is what the replicator says of itself, for people: nothing is resumed from it.
+// Replicator is what the replicator says of itself, for people: nothing is resumed from it, though a source is
+// compared with it.
 type Replicator struct {
 	Group       string     `json:"group"`
 	Incarnation string     `json:"incarnation"`
@@ -62,7 +63,13 @@ type Replicator struct {
 	LastLSN     decode.LSN `json:"last_lsn"`  // end of the last transaction in the stream
 	Confirmed   decode.LSN `json:"confirmed"` // what the slot was told
 	WALKept     int64      `json:"wal_kept"`  // bytes of WAL that the source keeps for the slot
-	Updated     time.Time  `json:"updated"`
+	// Publications are the names that the slot is read with, quoted, separated by commas.
+	Publications string `json:"publications,omitempty"`
+	// LastCommit is a transaction that was read, and when it was committed: by it a source that was restored from
+	// a backup is recognised.
+	LastCommit     decode.LSN `json:"last_commit,omitzero"`
+	LastCommitTime time.Time  `json:"last_commit_time,omitzero"`
+	Updated        time.Time  `json:"updated"`
 }
 
 // Worker is a worker's registration and progress.

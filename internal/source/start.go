@@ -23,6 +23,9 @@ type StreamConfig struct {
 	// From is where to go on: the end LSN of the last transaction that is safe. Transactions whose
 	// commit LSN is below it are not sent again.
 	From decode.LSN
+	// Since, if it is below From, is where to ask the server to begin: what has been published from there on is
+	// sent once more. The slot's own position still holds where it is higher.
+	Since decode.LSN
 	// System, from Identify: WalSenderTimeout bounds the feedback's interval; with an empty one the
 	// stream asks for itself.
 	System System
@@ -107,6 +110,14 @@ func (c Config) start(ctx context.Context, conn *pgconn.PgConn, paced *pacedConn
 	return s, nil
 }
 
+// begin is the position to ask for.
+func (sc *StreamConfig) begin() decode.LSN {
+	if sc.Since != 0 {
+		return min(sc.Since, sc.From)
+	}
+	return sc.From
+}
+
 // startTimeout bounds the server's answer to START_REPLICATION.
 const startTimeout = 60 * time.Second
 
@@ -163,7 +174,7 @@ func startCommand(sc StreamConfig, version int) string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "START_REPLICATION SLOT %s LOGICAL %s (proto_version '%s', publication_names '%s'",
-		names.Quote(sc.Slot), sc.From, protocol, strings.ReplaceAll(strings.Join(quoted, ","), "'", "''"))
+		names.Quote(sc.Slot), sc.begin(), protocol, strings.ReplaceAll(strings.Join(quoted, ","), "'", "''"))
 	if version >= 140000 {
 		b.WriteString(", messages 'true'")
 	}

@@ -99,12 +99,15 @@ func NewRound(attempt, base uint32, latest map[uint32]uint32) Round {
 }
 
 // CopyBegin describes a table before its chunks. Relation is a pgoutput Relation message made from the
-// catalog, Point the consistent point of the snapshot.
+// catalog, Point the consistent point of the snapshot, Schema a decode.SchemaChange: the table's structure, where
+// schema changes are replicated.
 type CopyBegin struct {
 	Table    uint32     `json:"table"`
 	Attempt  uint32     `json:"attempt"`
 	Point    decode.LSN `json:"point"`
 	Relation []byte     `json:"relation"`
+
+	Schema json.RawMessage `json:"schema,omitempty"`
 }
 
 // CopyDone ends an attempt's copy.
