@@ -125,6 +125,13 @@ func (s *working) search(ctx context.Context, at place) (place, error) {
 	}
 }
 
+// reaches reports whether a message goes up to a position, or begins a transaction behind it: the position may be an
+// idle one that the stream, filled up again after a rollback, doesn't have, and then the next transaction is
+// needed from its beginning.
+func reaches(h *wire.Header, end decode.LSN) bool {
+	return h.To.End >= end || h.To.Open && h.To.LSN >= end
+}
+
 func (s *working) halve(ctx context.Context, at place, last uint64) (place, error) {
 	subject := s.stream.ChangesSubject()
 	read := func(seq uint64) (uint64, wire.Header, error) {
@@ -143,7 +150,7 @@ func (s *working) halve(ctx context.Context, at place, last uint64) (place, erro
 			return place{}, err
 		}
 		switch {
-		case h.To.End >= at.pos.End || h.Attempt > at.cp.Attempt:
+		case reaches(&h, at.pos.End) || h.Attempt > at.cp.Attempt:
 			hi = mid
 		case seq >= hi:
 			lo = hi
@@ -155,7 +162,7 @@ func (s *working) halve(ctx context.Context, at place, last uint64) (place, erro
 	if err != nil {
 		return place{}, err
 	}
-	if h.To.End < at.pos.End && h.Attempt <= at.cp.Attempt { // the stream was rolled back, or filled up again, while it was searched
+	if !reaches(&h, at.pos.End) && h.Attempt <= at.cp.Attempt { // the stream was rolled back, or filled up again, while it was searched
 		return place{}, fmt.Errorf("%w: sequence %d ends at %s, below %s", errReposition, seq, h.To.End, at.pos.End)
 	}
 	if h.From.End > at.pos.End {
