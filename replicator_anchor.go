@@ -70,7 +70,14 @@ type commitStamp struct {
 
 // noteCommit keeps the last transaction's, for the record.
 func (st *streaming) noteCommit(frame []byte) {
-	if len(frame) == 0 || frame[0] != 'C' {
+	if len(frame) < 5 {
+		return
+	}
+	switch frame[0] {
+	case 'C':
+	case 'c':
+		frame = append([]byte{'C'}, frame[5:]...) // Int32 transaction, then as in Commit
+	default:
 		return
 	}
 	if c, err := decode.ParseCommit(frame); err == nil { // the packer has read it, too
@@ -113,7 +120,7 @@ func beginning(data []byte) (at decode.LSN, when time.Time, err error) {
 	case 'B':
 		b, err := decode.ParseBegin(data)
 		return b.CommitLSN, b.CommitTime, err
-	case 'c': // Int32 transaction, then as in Commit
+	case 'c': // as noteCommit reads it
 		if len(data) < 5 {
 			return 0, when, fmt.Errorf("%w: Stream Commit cut", decode.ErrMalformed)
 		}
@@ -136,15 +143,20 @@ func (a *anchor) missing(instead string) error {
 		"changes may be missing: call Drop and start over with a fresh copy", ErrSourceChanged, a.lsn, instead)
 }
 
-// commitTime of the last transaction in a message.
+// commitTime of the last transaction in a message, whose end may be in a later one: its Begin tells it, too.
 func commitTime(body []byte) (at time.Time, err error) {
 	err = wire.Walk(body, func(rec wire.Record) error {
-		if rec.Type != 'C' {
-			return nil
+		switch rec.Type {
+		case 'B':
+			b, err := decode.ParseBegin(rec.Data)
+			at = b.CommitTime
+			return err
+		case 'C':
+			c, err := decode.ParseCommit(rec.Data)
+			at = c.CommitTime
+			return err
 		}
-		c, err := decode.ParseCommit(rec.Data)
-		at = c.CommitTime
-		return err
+		return nil
 	})
 	return at, err
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/names"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/source"
@@ -37,7 +40,7 @@ type replication struct {
 	last     uint64 // the stream's last sequence
 	tailSeq  uint64
 	tail     wire.Point
-	tailTime time.Time // of the commit that the tail ends with; zero if it ends otherwise
+	tailTime time.Time // of the commit of the tail's last transaction; zero if the tail doesn't tell
 	attempt  uint32
 	copyDone bool   // or was, when the session began
 	noCopy   bool   // the attempt began without a copy
@@ -55,6 +58,7 @@ type replication struct {
 	slot      *source.NewSlot // holds the snapshot until the copy has imported it
 	made      bool            // this session made the group's slot
 	lineages  lineages
+	schema    schemaTracking
 
 	acked      ackedPositions
 	lastCommit atomic.Pointer[commitStamp] // of the last transaction that was received
@@ -65,6 +69,12 @@ type replication struct {
 	stored     atomic.Pointer[wire.Point]  // where `changes` ends in the stream
 	gate       byteGate
 	workers    idleWatch // the upkeep's
+
+	sweptStaged bool // nothing of older sessions is staged in vain
+	discards    struct {
+		sync.Mutex
+		list []discarded
+	}
 }
 
 // newSession draws the name under which a session writes.
@@ -381,6 +391,7 @@ func (s *replication) createSlot(ctx context.Context) error {
 		return err
 	}
 	s.slot, s.made = slot, true
+	crashpoint.Reached(crashpoint.SlotMade)
 	return nil
 }
 
@@ -428,14 +439,14 @@ func (s *replication) publishStart(ctx context.Context) error {
 	return nil
 }
 
-func (s *replication) appendCopyBegin(ctx context.Context, conn *pgx.Conn, body []byte, t *source.Table, point decode.LSN) ([]byte, error) {
+func (s *replication) appendCopyBegin(ctx context.Context, conn *pgx.Conn, body []byte, t *source.Table, shape json.RawMessage, point decode.LSN) ([]byte, error) {
 	rel := &decode.Relation{OID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity, Columns: t.Columns}
 	frame := decode.AppendRelation(nil, rel)
 	body, err := s.appendDescription(ctx, conn, body, rel)
 	if err != nil {
 		return nil, err
 	}
-	return wire.AppendJSON(body, wire.RecCopyBegin, wire.CopyBegin{Table: t.OID, Attempt: s.attempt, Point: point, Relation: frame})
+	return wire.AppendJSON(body, wire.RecCopyBegin, wire.CopyBegin{Table: t.OID, Attempt: s.attempt, Point: point, Relation: frame, Schema: shape})
 }
 
 // appendDescription appends what the relation's own message leaves out, if there is anything.
@@ -448,7 +459,7 @@ func (s *replication) appendDescription(ctx context.Context, conn *pgx.Conn, bod
 	if err != nil {
 		return nil, err
 	}
-	if len(d.Ancestors) == 0 && len(d.OtherNames) == 0 && len(d.Types) == 0 {
+	if len(d.Ancestors) == 0 && len(d.OtherNames) == 0 && len(d.Types) == 0 && !d.New {
 		return body, nil
 	}
 	return wire.AppendJSON(body, wire.RecDescribe, d)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/sink"
@@ -76,6 +77,7 @@ func (s *working) writeBatch(ctx context.Context, b *batch) error {
 	if b.More {
 		return nil
 	}
+	crashpoint.Reached(crashpoint.SinkCommitted)
 	s.status.wrote(b)
 	s.report.checkpoint(b.Checkpoint, b.finished)
 	if b.finished {
@@ -260,5 +262,6 @@ func (r *reporter) flush(ctx context.Context) error {
 		return err
 	}
 	r.rev = rev
+	crashpoint.Reached(crashpoint.Checkpointed)
 	return nil
 }

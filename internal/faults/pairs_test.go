@@ -15,6 +15,7 @@ func TestPairsOfReplicatorsAndWorkersKilledAndPaused(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
+	t.Parallel()
 	s := seed(t)
 	rnd := random(s, 0)
 	r := newRig(t, 4*time.Minute, "", "")
@@ -55,6 +56,7 @@ func TestRandomKillsFromTheStartOfTheCopyToItsEnd(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
+	t.Parallel()
 	s := seed(t)
 	rnd := random(s, 0)
 	r := newRig(t, 5*time.Minute, "", "")
@@ -78,7 +80,7 @@ func TestRandomKillsFromTheStartOfTheCopyToItsEnd(t *testing.T) {
 		m.kill()
 		must(t, m.start())
 	}
-	way.set(0)
+	way.set(weather{})
 	r.streams(repl, pg)
 	l.finish(r)
 	r.catchUp()

@@ -106,7 +106,10 @@ func hashed(n int, parts ...string) string {
 
 // stagePrefix and keysPrefix begin the names of the tables that hold an attempt's rows, by source, and the keys of the
 // rows that were brought, by destination.
-func keysPrefix(st *sink.Start) string { return "keys_" + hashed(10, st.Group, st.Worker) + "_" }
+func keysPrefix(st *sink.Start) string {
+	worker, _, _ := strings.Cut(st.Worker, laneMark) // all lanes bring rows on behalf of one worker
+	return "keys_" + hashed(10, st.Group, worker) + "_"
+}
 
 func keysName(st *sink.Start, dest decode.Name) string {
 	return keysPrefix(st) + hashed(16, dest.Schema, dest.Name)

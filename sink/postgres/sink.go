@@ -65,9 +65,9 @@ type Sink struct {
 	schema schemaState
 
 	lanes     lanes
-	followers string   // rows of checkpoints that are stored together with this one's, as an array; "" for none
-	merging   sync.Map // attempts whose rows go into a table of their own, by source
-	keys      knownKeys
+	followers string     // rows of checkpoints that are stored together with this one's, as an array; "" for none
+	merging   sync.Map   // attempts whose rows go into a table of their own, by source
+	keys      *knownKeys // of all lanes
 }
 
 // transaction is the state of the destination transaction that is open between batches.
@@ -117,7 +117,7 @@ func NewConfig(conn *pgx.ConnConfig, opts ...Option) (*Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sink{config: c, books: newBooks(c.schema), pids: make(map[uint32]struct{}), stats: new(counters)}
+	s := &Sink{config: c, books: newBooks(c.schema), pids: make(map[uint32]struct{}), stats: new(counters), keys: new(knownKeys)}
 	s.pool = newPool(c.connections)
 	return s, nil
 }
