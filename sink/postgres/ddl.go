@@ -95,8 +95,8 @@ type ddl struct {
 // Around the statements of a schema change: a bound for locks, and plans that suit large tables, for
 // a foreign key's check joins them.
 const (
-	ddlBegin = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL lock_timeout = "
-	ddlEnd   = "SET LOCAL lock_timeout = 0; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+	ddlBegin = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on; SET LOCAL lock_timeout = "
+	ddlEnd   = "SET LOCAL lock_timeout = 0; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
 )
 
 // applySchema applies a schema change, and forgets what was known of the tables.

@@ -231,7 +231,7 @@ func (s *Sink) merge(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, t s
 	}
 	m := &merge{Sink: s, ctx: ctx, pg: pg, st: st, t: t, b: b, key: key, stage: s.stage(st, t.Source), keys: s.keysTable(st, b.table.name)}
 	// The session is set up for few rows.
-	if err := simple(ctx, pg, "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; ANALYZE "+m.stage); err != nil {
+	if err := simple(ctx, pg, "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on; ANALYZE "+m.stage); err != nil {
 		return err
 	}
 	if m.mine, err = m.replaced(); err != nil {

@@ -48,6 +48,7 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 		// planner thinks of reading the whole table instead.
 		"enable_hashjoin":  "off",
 		"enable_mergejoin": "off",
+		"enable_seqscan":   "off", // where there is an index: autovacuum may have counted a growing table's rows as none
 	}
 	if s.config.replica {
 		extra["session_replication_role"] = "replica"
