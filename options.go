@@ -72,6 +72,7 @@ type config struct {
 	sourceErrs      []error // a source was given and refused: the replicator's matter
 	password        func(context.Context) (string, error)
 	slot            string
+	slotFailover    bool
 	adoptGiven      bool     // WithPublication was
 	publications    []string // of another owner; none: flo's own
 	tables          []string
@@ -85,9 +86,11 @@ type config struct {
 	lease           time.Duration
 	idleInterval    time.Duration
 	stopTimeout     time.Duration
+	resync          string
 	walLimit        int64
 	walAction       WALAction
 	ddl             bool
+	streaming       bool
 
 	worker  workerConfig // defaults
 	workers []workerConfig
@@ -314,12 +317,21 @@ func WithMode(m Mode) ReplicatorOption { return func(c *config) { c.mode = m } }
 // WithSlot names the replication slot. Default: "flo_" and the group.
 func WithSlot(name string) ReplicatorOption { return func(c *config) { c.slot = name } }
 
+// WithSlotFailover makes the slot one that PostgreSQL synchronizes to standbys, so that the group goes on at a standby
+// that was promoted. A slot that exists is changed at the next start. It takes PostgreSQL 17 or later (before that Run
+// ends with ErrSourceSettings), sync_replication_slots and hot_standby_feedback at the standby, and
+// synchronized_standby_slots at the primary; without the last one a promotion may find the stream ahead of the
+// new primary: ErrSourceChanged.
+// https://www.postgresql.org/docs/current/logicaldecoding-explanation.html#LOGICALDECODING-REPLICATION-SLOTS-SYNCHRONIZATION
+func WithSlotFailover() ReplicatorOption { return func(c *config) { c.slotFailover = true } }
+
 // WithPublication uses publications that somebody else has made, and leaves them alone, in Drop too: so a role
 // with REPLICATION, and SELECT on the tables for the copy, is enough. Which tables are replicated, which of their
 // rows (row filters) and columns (column lists) is what the publications say, for the copy as well; WithTables
 // and WithExcludeTables can't be given besides. They have to publish insert, update, delete and truncate (a table
 // without replica identity may stand in one of insert and truncate only), each table in one of them, and
-// not via the partition root; anything else ends Run with ErrTables or ErrSourceSettings.
+// not via the partition root; anything else ends Run with ErrTables or ErrSourceSettings. A table that the owner adds
+// later is copied beside the stream.
 func WithPublication(names ...string) ReplicatorOption {
 	return func(c *config) { c.publications, c.adoptGiven = append([]string(nil), names...), true }
 }
@@ -333,6 +345,14 @@ func WithStreamReplicas(n int) ReplicatorOption { return func(c *config) { c.rep
 // WithStreamMaxBytes limits the stream, in bytes; a full stream holds the replicator back. At least
 // 16 MiB. Default 0: no limit.
 func WithStreamMaxBytes(n int64) ReplicatorOption { return func(c *config) { c.maxBytes = n } }
+
+// WithStreaming lets PostgreSQL 14 and later send large transactions while they are still open: those that take more
+// than logical_decoding_work_mem at the source. They flow into JetStream before they commit, so that the source spills
+// nothing to its disk and workers have them sooner behind the commit; workers see nothing of them before, and nothing
+// of what is rolled back, which goes through NATS nevertheless. All of the group's workers have to be of a version
+// that knows it. With WithStreamMaxBytes, open transactions may take 40 % of it; if they take more, all
+// transactions are read as a whole until Run ends. Default: off.
+func WithStreaming(on bool) ReplicatorOption { return func(c *config) { c.streaming = on } }
 
 // WithReplayWindow sets how far the slot's confirmed position trails behind what JetStream has
 // acknowledged: a NATS server that loses up to that much of its store is filled up again. JetStream

@@ -26,10 +26,15 @@ type Replicator struct {
 	settle  atomic.Int64    // rises with each call of Settle
 	last    context.Context // ends when a stop has to be over; of this Run
 	afresh  atomic.Bool     // the next session begins another attempt, whatever the stream says
-	settled atomic.Int64    // the calls that were seen to
+	// unanchored: the server could not decode the stream's last transaction again, so that it isn't asked for.
+	unanchored atomic.Bool
+	settled    atomic.Int64 // the calls that were seen to
+	// unstreamed: transactions are read as a whole up to this commit LSN, whatever WithStreaming says.
+	unstreamed atomic.Uint64
 
-	sought    map[uint32]bool // tables that workers want copied, and for which a session was begun anew; the same
 	described map[uint32]bool // tables that the source has described in this Run, with WithDDL; one session at a time
+
+	resyncing func(step int) error // for tests: called in front of each step of a resync, and behind the last
 }
 
 // NewReplicator makes the half that reads PostgreSQL. It needs the replicator's options only,
@@ -48,7 +53,7 @@ func newReplicator(c *config) *Replicator {
 	logger := c.logger.With(slog.String("group", c.group), slog.String("half", "replicator"))
 	return &Replicator{
 		cfg:    c,
-		source: source.Config{Conn: c.source, Password: c.password, AppName: "flo " + c.group, Logger: logger},
+		source: source.Config{Conn: c.source, Password: c.password, AppName: "flo " + c.group, SlotFailover: c.slotFailover, Logger: logger},
 		status: replicatorStatus{commonStatus: commonStatus{phase: PhaseStopped}},
 	}
 }
@@ -70,6 +75,7 @@ func (r *Replicator) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer r.running.Store(false)
+	r.unstreamed.Store(0)
 	err := r.guarded(ctx, func(ctx context.Context) error {
 		last, done := outliving(ctx, r.cfg.stopTimeout)
 		defer done()
@@ -146,14 +152,20 @@ func (r *Replicator) openState(ctx context.Context, link *link) (state.Store, er
 	if !errors.Is(err, state.ErrNotFound) {
 		return store, err
 	}
-	stream, err := bus.Open(ctx, r.cfg.bus(link))
-	if err == nil {
-		if _, err = stream.Tail(ctx); err == nil {
-			return nil, fmt.Errorf("%w: the group's stream is there, and its state bucket %q is not: it was deleted, and with it the checkpoints of sinks that keep none. "+
-				"Call Drop and start over with a fresh copy", ErrStreamLost, state.BucketName(r.cfg.group))
+	stream, unfit, err := openAny(ctx, r.cfg.bus(link))
+	if err == nil && stream != nil {
+		if token := r.cfg.resync; token != "" && !stream.Resync().Answers(token) {
+			return state.NewNATSForResync(ctx, link.js, r.cfg.group, r.cfg.replicas, token)
+		}
+		if err = unfit; err == nil {
+			_, err = stream.Tail(ctx)
+		}
+		if err == nil {
+			return nil, fmt.Errorf("%w: the group's stream is there, and its state bucket %q is not: it was deleted, and with it the checkpoints of sinks that keep none: %s",
+				ErrStreamLost, state.BucketName(r.cfg.group), startOver)
 		}
 	}
-	if err != nil && !errors.Is(err, bus.ErrNoStream) && !errors.Is(err, bus.ErrEmpty) {
+	if err != nil && !errors.Is(err, bus.ErrEmpty) {
 		return nil, err
 	}
 	return state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, true)
@@ -170,16 +182,21 @@ func (r *Replicator) replicate(t *tenure, link *link, store state.Store) error {
 	if sys.Version < minSourceVersion {
 		return fmt.Errorf("%w: it is PostgreSQL %d, flo needs 13 or later", ErrSourceSettings, sys.Version/10000)
 	}
-	stream, _, err := bus.Create(ctx, r.cfg.bus(link), sys.ID, sys.Database)
-	if err != nil {
-		return err
+	if r.cfg.slotFailover && sys.Version < source.FailoverVersion {
+		return fmt.Errorf("%w: WithSlotFailover needs PostgreSQL 17 or later, the source is %d: leave it out", ErrSourceSettings, sys.Version/10000)
 	}
 	conn, err := r.source.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	s := &replication{r: r, work: t.work, log: r.source.Logger, link: link, sys: sys, stream: stream, store: store, conn: conn, id: newSession()}
+	s := &replication{r: r, work: t.work, log: r.source.Logger, link: link, sys: sys, store: store, conn: conn, id: newSession()}
 	defer s.close()
+	if err := r.resync(ctx, link, store, sys, conn); err != nil {
+		return err
+	}
+	if s.stream, _, err = bus.Create(ctx, r.cfg.bus(link), sys.ID, sys.Database); err != nil {
+		return err
+	}
 	if err := s.readTail(ctx); err != nil {
 		return err
 	}

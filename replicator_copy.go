@@ -10,6 +10,7 @@ import (
 
 	flocopy "github.com/pgflo/flo/copy"
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/wire"
 )
@@ -101,7 +102,9 @@ func (s *replication) putCopy(ctx context.Context, subject string, body []byte) 
 	b := pack.NewBatch(wire.Header{
 		Kind: wire.Copy, Session: s.id, Attempt: s.attempt, Start: s.start, Timeline: uint32(s.sys.Timeline), From: at, To: at,
 	}, body)
-	return s.pub.Publish(ctx, subject, b.Messages(s.stream.MaxPayload()), nil)
+	err := s.pub.Publish(ctx, subject, b.Messages(s.stream.MaxPayload()), nil)
+	crashpoint.Reached(crashpoint.CopySent)
+	return err
 }
 
 // copyOnly copies, marks the end, and is done: there is nothing to stream.

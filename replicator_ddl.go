@@ -161,8 +161,8 @@ func (s *replication) describeOnce(ctx context.Context, oids []uint32) error {
 
 // message takes a logical message with flo's prefix, and gives what is published in its place: a schema change
 // without its secret and without what isn't the group's, or nothing, in as many changes. Anybody may write
-// such messages.
-func (st *streaming) message(ctx context.Context, frame []byte) ([]byte, error) {
+// such messages. One that is staged may yet be rolled back.
+func (st *streaming) message(ctx context.Context, frame []byte, staged bool) ([]byte, error) {
 	const behind = decode.SchemaMessageHead + len(decode.SchemaPrefix) + 1 + 4 // the content's length
 	var change *decode.SchemaChange
 	if st.schema.on && len(frame) >= behind {
@@ -171,7 +171,7 @@ func (st *streaming) message(ctx context.Context, frame []byte) ([]byte, error) 
 			return nil, err
 		}
 		if genuine {
-			if change = st.readSchema(frame[behind+decode.SchemaSecretLen:]); change != nil {
+			if change = st.readSchema(frame[behind+decode.SchemaSecretLen:]); change != nil && !staged {
 				if err := st.aside(func() error { return st.rememberShapes(ctx, change.Tables) }); err != nil {
 					return nil, err
 				}

@@ -98,7 +98,7 @@ func (r *Replicator) dropOverLimit(ctx context.Context, limit error) error {
 		return fmt.Errorf("%w. The slot was to be dropped, and is still there (SELECT pg_drop_replication_slot('%s')): %w", limit, r.cfg.slot, err)
 	}
 	r.status.update(func(st *ReplicatorStatus) { st.WALKept, st.WALStatus = 0, "" })
-	return fmt.Errorf("%w. The slot was dropped: call Drop and start over with a fresh copy", limit)
+	return fmt.Errorf("%w. The slot was dropped: %s", limit, startOver)
 }
 
 // guardEvery is how often the slot is looked at.
@@ -179,7 +179,7 @@ func (r *Replicator) lookAtWAL(ctx context.Context, conn *pgx.Conn, g *walGuard)
 	}
 	if act && r.cfg.walAction != WarnOnWAL {
 		return fmt.Errorf("%w: slot %q keeps %d bytes of WAL, the limit is %d: changes did not get into the stream, because NATS was away, the stream full, or the source too fast; "+
-			"see LastError. Start again to go on where it stopped, or call Drop: until then the slot keeps the WAL, and more of it", ErrWALLimit, r.cfg.slot, slot.RetainedBytes, g.limit)
+			"see LastError. Start again to go on where it stopped, or call Drop, or start over WithResync: until then the slot keeps the WAL, and more of it", ErrWALLimit, r.cfg.slot, slot.RetainedBytes, g.limit)
 	}
 	text := fmt.Sprintf("%s%q keeps more than %d bytes at the source; is NATS away, or the stream full?", warnWALKept, r.cfg.slot, g.limit)
 	if !g.warned {

@@ -107,8 +107,8 @@ func (s *replication) describe(ctx context.Context, conn *pgx.Conn, rel *decode.
 		return d, err
 	}
 	if len(list[0].Names) == 0 && !s.schema.on { // else a CREATE TABLE would have come first: it is of CREATE TABLE AS, and no partition
-		return d, fmt.Errorf("%w: %s (OID %d): whether it was a partition, and of what, can't be found out any more, nor which rules its rows need; "+
-			"call Drop and start over with a fresh copy", ErrTableForgotten, names.Qualified(rel.Schema, rel.Name), rel.OID)
+		return d, fmt.Errorf("%w: %s (OID %d): whether it was a partition, and of what, can't be found out any more, nor which rules its rows need; %s",
+			ErrTableForgotten, names.Qualified(rel.Schema, rel.Name), rel.OID, startOver)
 	}
 	// Its own name then is its name of today, unless there were others in between.
 	if list, err = s.lineages.add(ctx, s.store, []state.Table{{OID: rel.OID, Names: []decode.Name{rel.Qualified()}}}); err != nil {

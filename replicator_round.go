@@ -127,7 +127,7 @@ func (s *replication) goOn(ctx context.Context) error {
 		}
 	}
 	if s.r.cfg.adopts() {
-		return nil
+		return s.adopted(ctx)
 	}
 	return s.ensurePublications(ctx, asked)
 }
@@ -135,8 +135,10 @@ func (s *replication) goOn(ctx context.Context) error {
 // askedFor gives the tables that the group is to have, and those that are new to it.
 func (s *replication) askedFor(ctx context.Context) (asked []source.Table, added []uint32, err error) {
 	if s.r.cfg.adopts() {
-		err = s.adopt(ctx)
-		return s.tables, nil, err
+		if err = s.adopt(ctx); err == nil {
+			added, err = s.addedByOwner(ctx)
+		}
+		return s.tables, added, err
 	}
 	if asked, err = s.resolve(ctx, s.conn); err != nil {
 		return nil, nil, err
@@ -160,7 +162,7 @@ func (s *replication) added(ctx context.Context, asked []source.Table) ([]uint32
 		return nil, err
 	}
 	if len(published) == 0 && len(asked) > 0 {
-		return nil, fmt.Errorf("%w: publication %q holds none of the tables that are asked for: it was dropped or changed; call Drop and start over", ErrTables, name)
+		return nil, fmt.Errorf("%w: publication %q holds none of the tables that are asked for: it was dropped or changed; %s", ErrTables, name, startOver)
 	}
 	have := map[uint32]bool{}
 	for _, t := range published {
@@ -294,17 +296,7 @@ func (s *replication) checkWants(ctx context.Context) error {
 		return nil // asked again soon
 	}
 	for i := range workers {
-		w := &workers[i]
-		for _, oid := range w.Recopy { // one that was made since the session began, FOR ALL TABLES
-			if s.schema.on && !s.r.sought[oid] && !slices.ContainsFunc(s.tables, func(t source.Table) bool { return t.OID == oid }) {
-				if s.r.sought == nil {
-					s.r.sought = map[uint32]bool{}
-				}
-				s.r.sought[oid] = true
-				return errRound
-			}
-		}
-		if len(s.wanted(w, s.tables)) > 0 {
+		if w := &workers[i]; len(s.wanted(w, s.tables)) > 0 {
 			s.log.WarnContext(ctx, "a worker needs tables afresh", slog.String("worker", w.Name), slog.Any("tables", w.Recopy))
 			return errRound
 		}

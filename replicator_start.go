@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/names"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/source"
@@ -38,6 +40,7 @@ type replication struct {
 	last     uint64 // the stream's last sequence
 	tailSeq  uint64
 	tail     wire.Point
+	tailTime time.Time // of the commit of the tail's last transaction; zero if the tail doesn't tell
 	attempt  uint32
 	copyDone bool   // or was, when the session began
 	noCopy   bool   // the attempt began without a copy
@@ -47,8 +50,9 @@ type replication struct {
 	finished bool   // a CopyOnly copy is whole
 
 	pub       *bus.Publisher
-	published []string       // names of the publications
-	tables    []source.Table // of the group
+	published []string            // names of the publications
+	tables    []source.Table      // of the group
+	entries   map[uint32][]uint32 // what publishes them, where somebody else owns the publications
 	lineage   lineage
 	round     []source.Table  // those that this session copies
 	slot      *source.NewSlot // holds the snapshot until the copy has imported it
@@ -56,13 +60,21 @@ type replication struct {
 	lineages  lineages
 	schema    schemaTracking
 
-	acked    ackedPositions
-	swept    bool                       // nothing of a copy is in the stream any more
-	whole    atomic.Bool                // the copy is whole, and the stream says so
-	verified atomic.Uint64              // the last sequence that this session knows to be stored
-	stored   atomic.Pointer[wire.Point] // where `changes` ends in the stream
-	gate     byteGate
-	workers  idleWatch // the upkeep's
+	acked      ackedPositions
+	lastCommit atomic.Pointer[commitStamp] // of the last transaction that was received
+	recorded   decode.LSN                  // of it in the record; the upkeep's
+	swept      bool                        // nothing of a copy is in the stream any more
+	whole      atomic.Bool                 // the copy is whole, and the stream says so
+	verified   atomic.Uint64               // the last sequence that this session knows to be stored
+	stored     atomic.Pointer[wire.Point]  // where `changes` ends in the stream
+	gate       byteGate
+	workers    idleWatch // the upkeep's
+
+	sweptStaged bool // nothing of older sessions is staged in vain
+	discards    struct {
+		sync.Mutex
+		list []discarded
+	}
 }
 
 // newSession draws the name under which a session writes.
@@ -115,6 +127,9 @@ func (s *replication) readTail(ctx context.Context) error {
 	if h.Parts > 1 {
 		return nil
 	}
+	if s.tailTime, err = commitTime(body); err != nil {
+		return err
+	}
 	return wire.Walk(body, func(rec wire.Record) error {
 		switch rec.Type {
 		case wire.RecStart, wire.RecRound:
@@ -138,7 +153,7 @@ func (s *replication) decide(ctx context.Context) (bool, error) {
 		if mode == CopyOnly {
 			return false, errFinished
 		}
-		return false, fmt.Errorf("%w: group %q was run as CopyOnly: call Drop, or choose another group, to run it as %s", ErrFinished, s.r.cfg.group, mode)
+		return false, fmt.Errorf("%w: group %q was run as CopyOnly: to run it as %s, choose another group, or start over (WithResync and a new token, or Drop)", ErrFinished, s.r.cfg.group, mode)
 	}
 	slot, err := s.r.source.Slot(ctx, s.conn, s.r.cfg.slot)
 	missing := errors.Is(err, source.ErrSlotMissing)
@@ -155,7 +170,7 @@ func (s *replication) decide(ctx context.Context) (bool, error) {
 	if s.tailSeq == 0 {
 		if !missing {
 			return false, fmt.Errorf("%w: the slot %q exists at the source, and the stream holds nothing: the stream was deleted or emptied, or another application's slot has this name. "+
-				"If it is this group's, call Drop to start over, and should the slot stay, drop it by hand; if it is another's, choose another group, or another slot by WithSlot", ErrStreamLost, s.r.cfg.slot)
+				"If it is this group's, run WithResync and a new token, or call Drop, to start over, and should the slot stay, drop it by hand; if it is another's, choose another group, or another slot by WithSlot", ErrStreamLost, s.r.cfg.slot)
 		}
 		return true, nil
 	}
@@ -207,15 +222,19 @@ func (s *replication) streamed() error {
 	return fmt.Errorf("%w: group %q has streamed; %s", ErrMode, s.r.cfg.group, modeRemedy)
 }
 
-const modeRemedy = "run it as before, or call Drop and start over"
+const modeRemedy = "run it as before, or " + startOver
 
 // endPredecessor ends the walsender of a replicator of this group that no longer has the lease: one that
 // is paused, or whose machine is gone and whose connection isn't yet.
 func (s *replication) endPredecessor(ctx context.Context, pid int32) {
-	_, err := s.conn.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND application_name = $2 AND usename = current_user`,
-		pid, s.r.source.AppName)
+	s.r.endWalsender(ctx, s.conn, pid)
+}
+
+func (r *Replicator) endWalsender(ctx context.Context, conn *pgx.Conn, pid int32) {
+	_, err := conn.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND application_name = $2 AND usename = current_user`,
+		pid, r.source.AppName)
 	if err != nil {
-		s.log.WarnContext(ctx, "the old replication connection could not be ended", slog.Int("pid", int(pid)), slog.Any("error", err))
+		r.source.Logger.WarnContext(ctx, "the old replication connection could not be ended", slog.Int("pid", int(pid)), slog.Any("error", err))
 	}
 }
 
@@ -223,7 +242,7 @@ func (s *replication) endPredecessor(ctx context.Context, pid int32) {
 // silently at the higher of the requested and the confirmed position.
 // https://www.postgresql.org/docs/current/protocol-replication.html#PROTOCOL-REPLICATION-START-REPLICATION-SLOT-LOGICAL
 func (s *replication) checkResume(slot source.SlotInfo, missing bool) error {
-	const remedy = "changes may be missing: call Drop and start over with a fresh copy"
+	const remedy = "changes may be missing: " + startOver
 	name := s.r.cfg.slot
 	switch {
 	case missing:
@@ -253,8 +272,8 @@ func (s *replication) checkTimeline(ctx context.Context) error {
 		return err
 	}
 	if s.tail.End > at {
-		return fmt.Errorf("%w: the stream stands at %s of timeline %d, and the server's history left that timeline at %s: a standby was promoted that had not received everything; "+
-			"call Drop and start over with a fresh copy", ErrSourceChanged, s.tail.End, s.timeline, at)
+		return fmt.Errorf("%w: the stream stands at %s of timeline %d, and the server's history left that timeline at %s: a standby was promoted that had not received everything; %s",
+			ErrSourceChanged, s.tail.End, s.timeline, at, startOver)
 	}
 	return nil
 }
@@ -293,7 +312,10 @@ func (s *replication) begin(ctx context.Context) error {
 	if err := s.createSlot(ctx); err != nil {
 		return err
 	}
-	return s.publishStart(ctx)
+	if err := s.publishStart(ctx); err != nil {
+		return err
+	}
+	return s.adopted(ctx)
 }
 
 // publish resolves the tables and makes the publications, before the slot: a slot made first would
@@ -369,6 +391,7 @@ func (s *replication) createSlot(ctx context.Context) error {
 		return err
 	}
 	s.slot, s.made = slot, true
+	crashpoint.Reached(crashpoint.SlotMade)
 	return nil
 }
 

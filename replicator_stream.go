@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/source"
 	"github.com/pgflo/flo/internal/wire"
@@ -48,6 +49,10 @@ type streaming struct {
 	ask      <-chan struct{}  // somebody waits for the idle position
 	idleNext time.Time        // no idle marker before
 	frames   int
+	anchor   anchor
+	began    time.Time
+	early    bool                  // large transactions come before they end
+	staged   map[uint32]*stagedRun // of those, by XID; the sender's
 }
 
 // run streams, and copies beside it where the attempt still has to, until ctx ends or something breaks.
@@ -86,15 +91,24 @@ func (s *replication) run(ctx context.Context) error {
 			return nil
 		})
 	}
+	if err := s.r.source.EnsureFailover(ctx, s.conn, s.r.cfg.slot); err != nil {
+		cancel()
+		g.Wait()
+		return err
+	}
+	anchored, early := s.anchorOf(ctx), s.streamsBeforeCommit()
 	conn, err := s.r.source.StartStream(work, source.StreamConfig{
-		Slot: s.r.cfg.slot, Publications: s.published, From: s.tail.End, System: s.sys,
+		Slot: s.r.cfg.slot, Publications: s.published, From: s.tail.End, Since: anchored.since(), System: s.sys, Streaming: early,
 	})
 	if err != nil {
 		cancel()
 		g.Wait()
 		return err
 	}
-	st := &streaming{replication: s, conn: conn, parser: decode.NewParser(), out: make(chan *pack.Batch, sendQueue), spare: make(chan []byte, spareBuffers), copied: copied, ask: asks}
+	st := &streaming{
+		replication: s, conn: conn, parser: decode.NewParser(), out: make(chan *pack.Batch, sendQueue), spare: make(chan []byte, spareBuffers),
+		copied: copied, ask: asks, began: time.Now(), early: early, staged: map[uint32]*stagedRun{}, anchor: anchored.above(conn.Confirmed()),
+	}
 	s.acked.spare = st.spare
 	conn.SetLazy(true) // it notices load itself
 	st.packer = pack.New(pack.Config{
@@ -190,6 +204,10 @@ func (st *streaming) own(ctx, stop context.Context) error {
 		}
 		switch ev.Kind {
 		case source.Frame:
+			crashpoint.Reached(crashpoint.Received)
+			if err := st.anchor.frame(ev.Data); err != nil {
+				return err
+			}
 			if err := st.frame(ctx, ev.Data); err != nil {
 				return err
 			}
@@ -197,6 +215,9 @@ func (st *streaming) own(ctx, stop context.Context) error {
 				continue
 			}
 		case source.Keepalive:
+			if err := st.anchor.keepalive(ev.WALEnd); err != nil {
+				return err
+			}
 			st.packer.Seen(ev.WALEnd)
 		case source.Idle:
 			if !st.packer.Empty() && inflight < maxPartial {
@@ -226,14 +247,17 @@ func (st *streaming) own(ctx, stop context.Context) error {
 // the slot: the copy begins again with another one.
 func (st *streaming) undecodable(ctx context.Context, err error) error {
 	var pg *pgconn.PgError
+	if errors.As(err, &pg) && st.anchor.lsn != 0 && !st.r.unanchored.Swap(true) {
+		return fmt.Errorf("%w: without the transaction before: %w", errAgain, err)
+	}
 	if errors.As(err, &pg) && pg.Code == undefinedObject {
-		return fmt.Errorf("%w: a publication of the group is gone: %w; call Drop and start over", ErrTables, err)
+		return fmt.Errorf("%w: a publication of the group is gone: %w; %s", ErrTables, err, startOver)
 	}
 	if !errors.As(err, &pg) || pg.Code != internalError {
 		return err
 	}
 	if !st.made { // by an earlier session
-		return fmt.Errorf("flo: the source can't decode its WAL for slot %q: %w; if starting again meets the same error, call Drop and start over with a fresh copy", st.r.cfg.slot, err)
+		return fmt.Errorf("flo: the source can't decode its WAL for slot %q: %w; if starting again meets the same error, %s", st.r.cfg.slot, err, startOver)
 	}
 	st.r.afresh.Store(true) // also when the copy is whole by now
 	st.log.WarnContext(ctx, "the copy begins again with another slot: the source can't decode a transaction that was open when this one was made", slog.Any("error", err))
@@ -260,6 +284,11 @@ func (st *streaming) wait(inflight int) time.Duration {
 
 // frame takes one pgoutput message.
 func (st *streaming) frame(ctx context.Context, data []byte) error {
+	if st.early {
+		if ok, err := st.streamed(ctx, data); ok {
+			return err
+		}
+	}
 	switch data[0] {
 	case 'R':
 		return st.relation(ctx, data)
@@ -269,13 +298,14 @@ func (st *streaming) frame(ctx context.Context, data []byte) error {
 	}
 	if data[0] == 'M' && wire.IsChange(data) {
 		var err error
-		if data, err = st.message(ctx, data); err != nil {
+		if data, err = st.message(ctx, data, false); err != nil {
 			return err
 		}
 	}
 	if err := st.packer.Frame(data); err != nil {
 		return st.abortIfDiffers(ctx, err)
 	}
+	st.noteCommit(data)
 	if st.packer.Full() {
 		return st.hand(ctx)
 	}
@@ -290,10 +320,17 @@ func (st *streaming) relation(ctx context.Context, data []byte) error {
 	}
 	frame := append([]byte(nil), data...)
 	var records []byte
-	if err := st.aside(func() (err error) {
-		records, err = st.appendDescription(ctx, st.replication.conn, nil, rel)
+	err = st.aside(func() error {
+		joins, err := st.joins(ctx, st.replication.conn, rel.OID)
+		if joins {
+			err = errRound
+		}
+		if err == nil {
+			records, err = st.appendDescription(ctx, st.replication.conn, nil, rel)
+		}
 		return err
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	records = append(records, st.types...)
@@ -321,14 +358,22 @@ func (st *streaming) aside(f func() error) error {
 	}
 }
 
-// hand gives the batch to the sender, and keeps the connection alive while that one is busy.
+// hand gives the batch to the sender.
 func (st *streaming) hand(ctx context.Context) error {
-	var spare []byte
+	return st.give(ctx, st.packer.Take(st.buffer()))
+}
+
+// buffer gives one that was given back; nil if there is none.
+func (st *streaming) buffer() (spare []byte) {
 	select {
 	case spare = <-st.spare:
 	default:
 	}
-	b := st.packer.Take(spare)
+	return spare
+}
+
+// give hands a batch to the sender, and keeps the connection alive while that one is busy.
+func (st *streaming) give(ctx context.Context, b *pack.Batch) error {
 	select {
 	case st.out <- b:
 		return nil
@@ -354,6 +399,9 @@ func (st *streaming) hand(ctx context.Context) error {
 // lookAround does what is due besides reading: confirm, mark the copy's end, mark idle time.
 func (st *streaming) lookAround(ctx context.Context) error {
 	st.confirm()
+	if err := st.streamsAgain(); err != nil {
+		return err
+	}
 	select {
 	case <-st.copied:
 		st.copied = nil
@@ -387,6 +435,9 @@ func (st *streaming) lookAround(ctx context.Context) error {
 
 // confirm tells the source what has been safe for a replay window.
 func (st *streaming) confirm() {
+	if st.anchor.lsn != 0 { // not before the server is known to be the one that the stream was made from
+		return
+	}
 	now := time.Now()
 	if n := st.r.settle.Load(); st.r.settled.Swap(n) != n {
 		st.acked.settle()
@@ -418,7 +469,17 @@ func (st *streaming) abortIfDiffers(ctx context.Context, err error) error {
 func (st *streaming) send(ctx context.Context) error {
 	limit := st.stream.MaxPayload()
 	for b := range st.out {
-		if !b.Header.From.Open {
+		if b.Header.Kind == wire.Staged {
+			if err := st.stage(ctx, b); err != nil {
+				return err
+			}
+			continue
+		}
+		if b.Streamed != nil { // it makes room by and by
+			if err := st.record(ctx, b); err != nil {
+				return err
+			}
+		} else if !b.Header.From.Open {
 			if err := st.gate.waitChanges(ctx); err != nil {
 				return err
 			}
@@ -427,6 +488,7 @@ func (st *streaming) send(ctx context.Context) error {
 		if err := st.pub.Publish(ctx, st.stream.ChangesSubject(), b.Messages(limit), b); err != nil {
 			return st.publisherError(err)
 		}
+		crashpoint.Reached(crashpoint.Published)
 	}
 	if err := st.pub.Drained(ctx); err != nil {
 		return st.publisherError(err)
@@ -444,10 +506,15 @@ func (s *replication) publisherError(err error) error {
 
 // onAck is called by the publisher, in order, for each message that is stored.
 func (s *replication) onAck(token any, seq uint64) {
+	crashpoint.Reached(crashpoint.Acknowledged)
 	s.verified.Store(seq)
 	b, ok := token.(*pack.Batch)
 	if !ok {
 		return // copied rows
+	}
+	if b.Header.Kind == wire.Staged { // which nothing is confirmed by
+		s.acked.recycle(b)
+		return
 	}
 	to := b.Header.To
 	s.stored.Store(&to)

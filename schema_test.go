@@ -152,6 +152,7 @@ func everyTable() flo.Option { return flo.WithExcludeTables("other.not_copied") 
 func TestSchemaSyncMakesTheDestination(t *testing.T) {
 	ctx := testContext(t)
 	p := newPipeline(t)
+	flotest.RequireDump(t, p.src)
 	p.src.Exec(t, everyKind)
 	p.src.Exec(t, everyRow)
 	s := p.sink(postgres.WithReplicaRole(), postgres.WithSchemaSync(p.src.URL))
@@ -179,6 +180,7 @@ func TestSchemaSyncMakesTheDestination(t *testing.T) {
 func TestSchemaSyncTwiceChangesNothing(t *testing.T) {
 	ctx := testContext(t)
 	p := newPipeline(t)
+	flotest.RequireDump(t, p.src)
 	p.src.Exec(t, everyKind)
 	p.src.Exec(t, everyRow)
 	identities := func() string {
@@ -222,6 +224,7 @@ func TestSchemaSyncGoesOnWhereItWasInterrupted(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	p := newPipeline(t)
+	flotest.RequireDump(t, p.src)
 	p.src.Exec(t, everyKind)
 	p.src.Exec(t, everyRow)
 	start := func() *postgres.Sink {
@@ -263,6 +266,7 @@ func TestSchemaSyncGoesOnWhereItWasInterrupted(t *testing.T) {
 func TestSchemaSyncMakesRoutedTables(t *testing.T) {
 	ctx := testContext(t)
 	p := newPipeline(t)
+	flotest.RequireDump(t, p.src)
 	p.src.Exec(t, `CREATE SCHEMA shop;
 		CREATE TYPE shop.state AS ENUM ('new', 'old');
 		CREATE TABLE shop.users (id serial PRIMARY KEY, a text, b text, ssn text NOT NULL, state shop.state DEFAULT 'new', CHECK (a <> b));
@@ -315,6 +319,7 @@ func TestSchemaSyncMakesRoutedTables(t *testing.T) {
 func TestSchemaSyncRefusesWhatItCannotRoute(t *testing.T) {
 	ctx := testContext(t)
 	p := newPipeline(t)
+	flotest.RequireDump(t, p.src)
 	p.src.Exec(t, `CREATE TABLE a (id int PRIMARY KEY, x text, y text); CREATE TABLE b (id int PRIMARY KEY, n int)`)
 	r := p.launch(ctx, flo.WithSink(p.sink(postgres.WithSchemaSync(p.src.URL))), flo.WithRules(
 		rules.Table("a", rules.Exclude("y")), rules.Table("b", rules.Cast("n", "text")),

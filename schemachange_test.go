@@ -285,7 +285,7 @@ func TestATableMadeForAllTablesStreamsFromItsFirstRow(t *testing.T) {
 	p := newPipeline(t, smallTable)
 	p.src.Exec(t, `CREATE PUBLICATION everything FOR ALL TABLES`)
 	rec := &flotest.Recorder{}
-	p.start(ctx, flo.WithPublication("everything"), flo.WithDDL(), flo.WithSink(rec))
+	p.start(ctx, flo.WithMode(flo.StreamOnly), flo.WithPublication("everything"), flo.WithDDL(), flo.WithSink(rec))
 	p.described(ctx, rec)
 	p.src.Exec(t, `CREATE TABLE u (id int PRIMARY KEY, v text); INSERT INTO u VALUES (1, 'a'); CREATE TABLE c AS SELECT 7 AS n`)
 	p.catchUp(ctx)
@@ -442,6 +442,39 @@ func TestColumnListsHoldForSchemaChanges(t *testing.T) {
 	p.catchUp(ctx)
 	if got, want := toldOf(rec, true), []string{"baseline; public.t(id bigint, v text)", "ALTER TABLE; public.t(id bigint, w text)", "insert 1 a"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// Under WithStreaming messages come before their transaction commits.
+func TestSchemaChangesComeInOrderInALargeTransaction(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.src.Exec(t, `ALTER DATABASE "`+p.src.Name+`" SET logical_decoding_work_mem = '64kB'`)
+	rec := &flotest.Recorder{}
+	p.start(ctx, flo.WithDDL(), flo.WithStreaming(true), flo.WithSink(rec))
+	p.described(ctx, rec)
+	p.src.Exec(t, `BEGIN; INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 1000) i; ALTER TABLE t ADD n int; INSERT INTO t SELECT i, repeat('x', 1000), i FROM generate_series(1001, 2000) i;
+		SAVEPOINT s; ALTER TABLE t ADD gone int; INSERT INTO t SELECT i, repeat('x', 1000), i, i FROM generate_series(2001, 3000) i; ROLLBACK TO s; INSERT INTO t VALUES (3001, 'last', 1); COMMIT`)
+	p.catchUp(ctx)
+	columns, rows, changes := 2, 0, 0
+	for _, c := range rec.Changes() {
+		switch {
+		case c.Op == decode.OpSchema && c.Schema.Baseline:
+		case c.Op == decode.OpSchema:
+			columns = len(c.Schema.Tables[0].Columns)
+			changes++
+		default:
+			if rows++; len(c.New) != columns {
+				t.Fatalf("row %d has %d columns where the table has %d", rows, len(c.New), columns)
+			}
+		}
+	}
+	if rows != 2001 || changes != 1 || columns != 3 {
+		t.Errorf("%d rows, %d schema changes, %d columns", rows, changes, columns)
+	}
+	if p.holds(ctx, "shop", p.secret()) {
+		t.Error("the secret is in the stream")
 	}
 }
 

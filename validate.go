@@ -27,6 +27,7 @@ func (c *config) validateCommon() {
 	if c.stopTimeout < 100*time.Millisecond || c.stopTimeout > 10*time.Minute {
 		c.bad("WithStopTimeout(%s): want 100ms to 10m", c.stopTimeout)
 	}
+	c.validateResync()
 	given := 0
 	for _, set := range []bool{c.nats.conn != nil, c.nats.js != nil, c.nats.url != "", c.nats.server != nil} {
 		if set {

@@ -135,7 +135,7 @@ func (w *Worker) session(ctx context.Context) error {
 	return t.judge(w.work(t, link))
 }
 
-// work does what a session is for, as long as it has the lease.
+// work begins a session, as long as it has the lease.
 func (w *Worker) work(t *tenure, link *link) error {
 	ctx := t.stop
 	w.status.set(PhaseConnecting)
@@ -144,6 +144,12 @@ func (w *Worker) work(t *tenure, link *link) error {
 		return err
 	}
 	s := &working{Worker: w, stream: stream, nc: link.nc}
+	return w.followed(ctx, store, stream.Incarnation(), s.work(t, store))
+}
+
+// work does what a session is for.
+func (s *working) work(t *tenure, store state.Store) error {
+	ctx := t.stop
 	if err := s.register(ctx, store); err != nil {
 		return err
 	}
@@ -189,6 +195,10 @@ func (s *working) once(err error) error {
 	if !errors.As(err, &missed) {
 		return err
 	}
+	if *missed == s.missed && missed.lacks != "" {
+		return fmt.Errorf("%w: worker %q is at %s, where message %d stands for changes that the stream does not hold any more: %s; %s",
+			ErrGap, s.opt.name, missed.from.End, missed.seq, missed.lacks, startOver)
+	}
 	if *missed == s.missed {
 		return s.gap(missed.have, missed.seq, missed.from)
 	}
@@ -201,12 +211,22 @@ const waitPoll = 100 * time.Millisecond
 
 // waitForStream opens the group's stream and state, which the replicator makes.
 func (w *Worker) waitForStream(ctx context.Context, link *link) (*bus.Stream, state.Store, error) {
-	for {
+	for said := false; ; {
 		stream, err := bus.Open(ctx, w.cfg.bus(link))
 		if err == nil {
 			var store state.Store
 			if store, err = state.NewNATS(ctx, link.js, w.cfg.group, w.cfg.replicas, false); err == nil {
-				return stream, store, nil
+				var wait bool
+				if wait, err = w.awaitsResync(ctx, stream, store); err == nil && !wait {
+					return stream, store, nil
+				}
+				if wait && !said {
+					said = true
+					w.log.InfoContext(ctx, "waiting until the group's replicator has started over (WithResync)", slog.String("token", w.cfg.resync))
+				}
+				if wait {
+					err = bus.ErrNoStream // not the one that is meant
+				}
 			}
 		}
 		if !errors.Is(err, bus.ErrNoStream) && !errors.Is(err, state.ErrNotFound) {
@@ -246,13 +266,16 @@ func (s *working) register(ctx context.Context, store state.Store) error {
 }
 
 // open asks a transactional sink for its checkpoint, which then counts: it stands with the data.
-func (s *working) open(ctx context.Context) error {
-	if s.tx == nil {
-		return nil
+func (s *working) open(ctx context.Context) (err error) {
+	if s.start, err = s.replaced(ctx, s.start); err != nil || s.tx == nil {
+		return err
 	}
 	cp, err := s.tx.Open(ctx, s.opening())
 	if err != nil {
 		return s.sinkError(nil, err)
+	}
+	if cp, err = s.replaced(ctx, cp); err != nil {
+		return err
 	}
 	if rec := s.start; s.copy != nil && rec.Incarnation == s.stream.Incarnation() && rec.CopyAttempt > cp.Attempt && (cp.IsZero() || cp.Incarnation == rec.Incarnation) {
 		// The sink knows each chunk; the record says which messages it needs no more.
@@ -270,6 +293,9 @@ func (s *working) reopen(ctx context.Context, want decode.Checkpoint) error {
 		return err
 	}
 	cp, err := s.tx.Open(ctx, s.opening())
+	if err == nil {
+		cp, err = s.replaced(ctx, cp)
+	}
 	if err == nil && (cp.Seq != want.Seq || cp.End != want.End) {
 		err = fmt.Errorf("flo: the sink stands at %s (message %d) where %s (message %d) was written", cp.End, cp.Seq, want.End, want.Seq)
 	}

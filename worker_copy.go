@@ -15,6 +15,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/rules"
@@ -378,7 +379,7 @@ func (d *drainer) read(ctx context.Context, from uint64) error {
 				return err
 			}
 			if !d.torn.IsZero() && time.Since(d.torn) > tornBound {
-				return fmt.Errorf("%w: worker %q: copied rows are missing in the stream, and no new copy has begun. Call Drop and start over with a fresh copy", ErrGap, d.opt.name)
+				return fmt.Errorf("%w: worker %q: copied rows are missing in the stream, and no new copy has begun; %s", ErrGap, d.opt.name, startOver)
 			}
 		}
 		if idle {
@@ -528,6 +529,7 @@ func (d *drainer) writeChunks(ctx context.Context) error {
 				return err
 			}
 		}
+		crashpoint.Reached(crashpoint.CopyWritten)
 		t.mu.Lock()
 		t.pending--
 		last := t.pending == 0 && t.end != nil

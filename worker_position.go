@@ -36,7 +36,7 @@ func (s *working) locate(ctx context.Context) (place, error) {
 	}
 	if cp.Incarnation != s.stream.Incarnation() {
 		return place{}, fmt.Errorf("%w: the sink of worker %q holds a checkpoint of stream %q, and this stream is %q: the stream was deleted and made again. "+
-			"To let this stream's copy replace what the sink holds, make the sink forget its checkpoint (sink/postgres: DELETE FROM flo.checkpoints WHERE group_name = '%s' AND worker = '%s'); "+
+			"To let this stream's copy replace what the sink holds, start replicator and worker WithResync and a new token, or make the sink forget its checkpoint (sink/postgres: DELETE FROM flo.checkpoints WHERE group_name = '%s' AND worker = '%s'); "+
 			"or give the worker another name and destination",
 			ErrStreamLost, s.opt.name, cp.Incarnation, s.stream.Incarnation(), s.cfg.group, s.opt.name)
 	}
@@ -86,7 +86,7 @@ func (s *working) locateBeginning(ctx context.Context, cp decode.Checkpoint) (pl
 			return place{seq: msg.Seq, pos: h.From, cp: cp}, nil
 		}
 		return place{}, fmt.Errorf("%w: worker %q is new, and what was copied and streamed before sequence %d was purged since all other workers had it. "+
-			"Call Drop and start the group over with this worker registered, or start it WithStartAt(StartAtNow), without what was before", ErrHistoryGone, s.opt.name, msg.Seq)
+			"Start the group over, for all of its workers (WithResync and a new token, or Drop), or start this one WithStartAt(StartAtNow), without what was before", ErrHistoryGone, s.opt.name, msg.Seq)
 	}
 }
 
@@ -166,6 +166,6 @@ func (s *working) halve(ctx context.Context, at place, last uint64) (place, erro
 }
 
 func (s *working) gap(have wire.Point, seq uint64, from wire.Point) error {
-	return fmt.Errorf("%w: worker %q has applied everything up to %s, and the stream goes on at %s (sequence %d): what lies between is not in it. "+
-		"Call Drop and start over with a fresh copy", ErrGap, s.opt.name, have.End, from.End, seq)
+	return fmt.Errorf("%w: worker %q has applied everything up to %s, and the stream goes on at %s (sequence %d): what lies between is not in it; %s",
+		ErrGap, s.opt.name, have.End, from.End, seq, startOver)
 }

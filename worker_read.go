@@ -8,6 +8,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/rules"
 )
@@ -76,9 +77,13 @@ var errReposition = errors.New("flo: the stream does not continue the worker's p
 type repositionError struct {
 	have, from wire.Point
 	seq        uint64
+	lacks      string // what the stream lacks, if not the position
 }
 
 func (e *repositionError) Error() string {
+	if e.lacks != "" {
+		return fmt.Sprintf("%v: message %d at %s: %s", errReposition, e.seq, e.from.End, e.lacks)
+	}
 	return fmt.Sprintf("%v: at %s, message %d continues %s", errReposition, e.have.End, e.seq, e.from.End)
 }
 
@@ -144,6 +149,7 @@ func (f *feed) offer() (out chan<- *batch, due <-chan time.Time) {
 
 // message takes one message of `changes`.
 func (f *feed) message(ctx context.Context, m bus.Message) error {
+	crashpoint.Reached(crashpoint.Fetched)
 	h, body, err := wire.Parse(m.Data)
 	if err != nil {
 		return fmt.Errorf("flo: message %d of the stream: %w", m.Seq, err)
@@ -275,6 +281,8 @@ func (f *feed) record(ctx context.Context, seq uint64, h *wire.Header, rec wire.
 		return nil
 	case 'I', 'U', 'D', 'T', 'M':
 		return f.change(ctx, rec.Data)
+	case wire.RecStreamed:
+		return f.streamed(ctx, seq, h, rec)
 	case wire.RecAbort:
 		return f.aborted(ctx)
 	case wire.RecInit:
@@ -345,9 +353,14 @@ func (f *feed) commit(ctx context.Context, seq uint64, h *wire.Header, frame []b
 	if err != nil {
 		return err
 	}
-	f.tx.EndLSN = c.EndLSN
+	return f.end(ctx, seq, h, wire.Point{LSN: c.CommitLSN, End: c.EndLSN})
+}
+
+// end finishes the open transaction.
+func (f *feed) end(ctx context.Context, seq uint64, h *wire.Header, at wire.Point) error {
+	f.tx.EndLSN = at.End
 	f.tx = nil
-	f.pos = wire.Point{LSN: c.CommitLSN, End: c.EndLSN}
+	f.pos = at
 	f.finish(seq, h, f.pos)
 	f.batch.moved = true
 	if f.handed || f.full() {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/sink"
@@ -76,6 +77,7 @@ func (s *working) writeBatch(ctx context.Context, b *batch) error {
 	if b.More {
 		return nil
 	}
+	crashpoint.Reached(crashpoint.SinkCommitted)
 	s.status.wrote(b)
 	s.report.checkpoint(b.Checkpoint, b.finished)
 	if b.finished {
@@ -247,7 +249,7 @@ func (r *reporter) flush(ctx context.Context) error {
 		case err == nil && now.Epoch != rec.Epoch:
 			return fmt.Errorf("%w: worker %q", ErrLeaseLost, rec.Name)
 		case errors.Is(err, state.ErrNotFound):
-			return fmt.Errorf("%w: the record of worker %q is gone, or the group's state bucket: if the group was dropped, empty the destination and start over; "+
+			return fmt.Errorf("%w: the record of worker %q is gone, or the group's state bucket: if the group was dropped, start over (WithResync and a new token empties a PostgreSQL destination of what flo brought); "+
 				"otherwise start again", ErrStreamLost, rec.Name)
 		case err == nil:
 			rev, err = r.store.PutWorker(ctx, rec, rev)
@@ -260,5 +262,6 @@ func (r *reporter) flush(ctx context.Context) error {
 		return err
 	}
 	r.rev = rev
+	crashpoint.Reached(crashpoint.Checkpointed)
 	return nil
 }

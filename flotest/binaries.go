@@ -28,9 +28,13 @@ func FindBinaries() (string, error) {
 	return findTools(os.Getenv(EnvBin), os.Getenv("PATH"), "initdb", "postgres")
 }
 
-// Pgbench returns the path of the pgbench binary, from the same places as FindBinaries.
+// Pgbench returns the path of the pgbench binary, from the same places as FindBinaries. The folder of
+// $FLO_TEST_POSTGRES_BIN may lack it, for a server without client programs: another version's serves as well.
 func Pgbench() (string, error) {
 	dir, err := findTools(os.Getenv(EnvBin), os.Getenv("PATH"), "pgbench")
+	if err != nil {
+		dir, err = findTools("", os.Getenv("PATH"), "pgbench")
+	}
 	if err != nil {
 		return "", err
 	}
@@ -95,6 +99,8 @@ func hasTools(dir string, tools []string) bool {
 	}
 	return true
 }
+
+var dumpVersion = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 
 var versionPattern = regexp.MustCompile(`(\d+)(?:\.(\d+))?`)
 

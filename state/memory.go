@@ -14,6 +14,8 @@ type Memory struct {
 	workers    map[string]memoryWorker
 	leases     map[string]memoryLease
 	tables     []Table // in the order of their OIDs
+	resync     Resync
+	adopted    *Adopted
 }
 
 type memoryWorker struct {
@@ -125,7 +127,7 @@ func (m *Memory) Drop(ctx context.Context) error {
 	m.replicator = nil
 	clear(m.workers)
 	clear(m.leases)
-	m.tables = nil
+	m.tables, m.resync, m.adopted = nil, Resync{}, nil
 	return nil
 }
 

@@ -34,16 +34,22 @@ type natsStore struct {
 	kv     jetstream.KeyValue
 	stream jetstream.Stream
 	bucket string
+
+	pending string // of the bucket's metadata
 }
 
 // NewNATS opens the group's bucket, BucketName(group), or makes it if create is set; without it a
 // missing bucket is ErrNotFound. replicas is used when it is made; 0 is 1. Keys are "replicator",
-// "workers.<name>", "leases.<name>" and "tables.<n>", values JSON: `nats kv get flo_<group> replicator`.
+// "workers.<name>", "leases.<name>", "tables.<n>", "adopted" and "resync", values JSON: `nats kv get flo_<group> replicator`.
 //
 // The bucket is made without direct reads, which a replica that is behind may answer: the client
 // asks the stream's leader then. They are turned off in a bucket that allows them if create is set;
 // else it is ErrBucket, as one whose values expire or that is a mirror is in any case.
 func NewNATS(ctx context.Context, js jetstream.JetStream, group string, replicas int, create bool) (Store, error) {
+	return newNATS(ctx, js, group, replicas, create, "")
+}
+
+func newNATS(ctx context.Context, js jetstream.JetStream, group string, replicas int, create bool, pending string) (Store, error) {
 	if err := CheckName(group); err != nil {
 		return nil, fmt.Errorf("state: group: %w", err)
 	}
@@ -53,7 +59,11 @@ func NewNATS(ctx context.Context, js jetstream.JetStream, group string, replicas
 	err := s.open(ctx, create)
 	if errors.Is(err, ErrNotFound) && create {
 		// Not by CreateKeyValue, which always allows direct reads.
-		_, err = js.CreateStream(ctx, bucketConfig(s.bucket, replicas))
+		c := bucketConfig(s.bucket, replicas)
+		if pending != "" {
+			c.Metadata = map[string]string{metaPending: pending}
+		}
+		_, err = js.CreateStream(ctx, c)
 		if err == nil || errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // or somebody was faster
 			err = s.open(ctx, create)
 		}
@@ -117,7 +127,7 @@ func (s *natsStore) open(ctx context.Context, mend bool) error {
 	if err != nil {
 		return fmt.Errorf("state: open bucket %s: %w", s.bucket, err)
 	}
-	s.kv, s.stream = kv, stream
+	s.kv, s.stream, s.pending = kv, stream, c.Metadata[metaPending]
 	return nil
 }
 
@@ -266,10 +276,18 @@ func (s *natsStore) DeleteWorker(ctx context.Context, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
+	if err := s.purge(ctx, keyWorkers+name); err != nil {
+		return fmt.Errorf("state: delete worker %s: %w", name, err)
+	}
+	return nil
+}
+
+// purge deletes a key; one that is gone is no error.
+func (s *natsStore) purge(ctx context.Context, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	if err := s.kv.Purge(ctx, keyWorkers+name); err != nil && !gone(err) && !errors.Is(err, nats.ErrNoResponders) {
-		return fmt.Errorf("state: delete worker %s: %w", name, err)
+	if err := s.kv.Purge(ctx, key); err != nil && !gone(err) && !errors.Is(err, nats.ErrNoResponders) {
+		return err
 	}
 	return nil
 }

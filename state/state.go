@@ -36,11 +36,22 @@ type Store interface {
 	// AddTables adds what is not in the record yet: names and ancestors are never taken out of it, so that
 	// two writers don't undo each other. It must be stored when it returns.
 	AddTables(ctx context.Context, tables []Table) error
+	// ForgetTables takes all tables out of the record.
+	ForgetTables(ctx context.Context) error
+	// Adopted gives the tables of publications that somebody else owns, as PutAdopted wrote them: ErrNotFound if it
+	// never did. Only the holder of ReplicatorLease may write them.
+	Adopted(ctx context.Context) (Adopted, error)
+	PutAdopted(ctx context.Context, a Adopted) error
+	// Resync gives what is remembered of requests to start over; zero if there was none.
+	Resync(ctx context.Context) (Resync, error)
+	// PutResync writes that. Only the holder of ReplicatorLease may.
+	PutResync(ctx context.Context, r Resync) error
 	// Drop deletes all of the group's records.
 	Drop(ctx context.Context) error
 }
 
-// Replicator is what the replicator says of itself, for people: nothing is resumed from it.
+// Replicator is what the replicator says of itself, for people: nothing is resumed from it, though a source is
+// compared with it.
 type Replicator struct {
 	Group       string     `json:"group"`
 	Incarnation string     `json:"incarnation"`
@@ -52,7 +63,13 @@ type Replicator struct {
 	LastLSN     decode.LSN `json:"last_lsn"`  // end of the last transaction in the stream
 	Confirmed   decode.LSN `json:"confirmed"` // what the slot was told
 	WALKept     int64      `json:"wal_kept"`  // bytes of WAL that the source keeps for the slot
-	Updated     time.Time  `json:"updated"`
+	// Publications are the names that the slot is read with, quoted, separated by commas.
+	Publications string `json:"publications,omitempty"`
+	// LastCommit is a transaction that was read, and when it was committed: by it a source that was restored from
+	// a backup is recognised.
+	LastCommit     decode.LSN `json:"last_commit,omitzero"`
+	LastCommitTime time.Time  `json:"last_commit_time,omitzero"`
+	Updated        time.Time  `json:"updated"`
 }
 
 // Worker is a worker's registration and progress.

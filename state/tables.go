@@ -119,6 +119,26 @@ func (s *natsStore) addPage(ctx context.Context, key string, list []Table) error
 	}
 }
 
+// ForgetTables implements Store.
+func (s *natsStore) ForgetTables(ctx context.Context) error {
+	prefix := "$KV." + s.bucket + "."
+	ictx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	info, err := s.stream.Info(ictx, jetstream.WithSubjectFilter(prefix+keyTables+">"))
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("state: list tables: %w", err)
+	}
+	for subject := range info.State.Subjects {
+		if err := s.purge(ctx, strings.TrimPrefix(subject, prefix)); err != nil {
+			return fmt.Errorf("state: forget tables: %w", err)
+		}
+	}
+	return nil
+}
+
 // Tables implements Store.
 func (m *Memory) Tables(ctx context.Context) ([]Table, error) {
 	if err := ctx.Err(); err != nil {
@@ -138,5 +158,17 @@ func (m *Memory) AddTables(ctx context.Context, tables []Table) error {
 	defer m.mu.Unlock()
 	m.revision++
 	m.tables, _ = addTables(m.tables, tables)
+	return nil
+}
+
+// ForgetTables implements Store.
+func (m *Memory) ForgetTables(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.revision++
+	m.tables = nil
 	return nil
 }

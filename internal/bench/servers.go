@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"runtime/pprof"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -19,8 +17,11 @@ type servers struct {
 	source, target       *flotest.Server
 	sourceURL, targetURL string
 	from, to             *pgx.Conn
+	sourceFar, targetFar *far
 	nats                 *embednats.Server
 }
+
+func (s *servers) conns() []*pgx.Conn { return []*pgx.Conn{s.from, s.to} }
 
 // table is the shape of both tables: a key, and rows of about 240 bytes.
 const table = `CREATE TABLE %s (id bigint PRIMARY KEY, shop int, name text, price numeric(12,2), attributes jsonb, updated timestamptz, note text)`
@@ -35,6 +36,7 @@ func (b *bench) start(ctx context.Context) (err error) {
 		flotest.WithSetting("shared_buffers", "512MB"),
 		flotest.WithSetting("max_wal_size", "16GB"),
 		flotest.WithSetting("checkpoint_timeout", "1h"),
+		flotest.WithSetting("track_commit_timestamp", "on"),
 	}
 	if b.source, err = flotest.StartServer(ctx, settings...); err != nil {
 		return err
@@ -54,10 +56,17 @@ func (b *bench) start(ctx context.Context) (err error) {
 	if b.to, err = pgx.Connect(ctx, b.targetURL); err != nil {
 		return err
 	}
-	for _, c := range []*pgx.Conn{b.from, b.to} {
-		if err := execute(ctx, c, "SET timezone = 'UTC'", fmt.Sprintf(table, "rows"), fmt.Sprintf(table, "changes")); err != nil {
+	for _, c := range b.conns() {
+		if err := execute(ctx, c, "SET timezone = 'UTC'", fmt.Sprintf(table, "rows"), fmt.Sprintf(table, "changes"),
+			"CREATE TABLE ticks (id bigint PRIMARY KEY)"); err != nil {
 			return err
 		}
+	}
+	if b.sourceFar, err = newFar(b.sourceURL); err != nil {
+		return err
+	}
+	if b.targetFar, err = newFar(b.targetURL); err != nil {
+		return err
 	}
 	if err := execute(ctx, b.from,
 		fmt.Sprintf("INSERT INTO rows SELECT "+row+" FROM generate_series(1, %d) i", b.rows),
@@ -92,12 +101,6 @@ func (b *bench) calm(ctx context.Context, table string) error {
 	return execute(ctx, b.from, "CHECKPOINT")
 }
 
-// backlog inserts the rows again, into the other table, in many transactions.
-func (b *bench) backlog(ctx context.Context) error {
-	// Emptied before: a TRUNCATE is a change too, but there are no slots to see it then.
-	return execute(ctx, b.from, "SET synchronous_commit = off", fmt.Sprintf("CALL backlog(%d, %d)", b.rows, b.perTx), "RESET synchronous_commit", "CHECKPOINT")
-}
-
 // verify compares a table's sides by number and hash of the rows.
 func (b *bench) verify(ctx context.Context, table string) error {
 	question := "SELECT count(*) || ' rows, hash ' || COALESCE(sum(hashtextextended(t::text, 0)::numeric), 0) FROM " + table + " t"
@@ -130,9 +133,14 @@ func (b *bench) version(ctx context.Context) (version string) {
 
 func (b *bench) close() error {
 	var errs []error
-	for _, c := range []*pgx.Conn{b.from, b.to} {
+	for _, c := range b.conns() {
 		if c != nil {
 			c.Close(context.Background())
+		}
+	}
+	for _, f := range []*far{b.sourceFar, b.targetFar} {
+		if f != nil {
+			errs = append(errs, f.close())
 		}
 	}
 	if b.nats != nil {
@@ -144,22 +152,4 @@ func (b *bench) close() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// startProfile profiles the process into a file, if one is named.
-func startProfile(path string) (stop func() error, err error) {
-	if path == "" {
-		return func() error { return nil }, nil
-	}
-	f, err := os.Create(path)
-	if err != nil {
-		return nil, err
-	}
-	if err := pprof.StartCPUProfile(f); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return func() error {
-		pprof.StopCPUProfile()
-		return f.Close()
-	}, nil
 }

@@ -13,11 +13,11 @@ var (
 	// ErrNoStream says that the group has no stream yet.
 	ErrNoStream = errors.New("bus: the group has no stream: start its replicator first")
 	// ErrOtherSource says that the stream was made from another PostgreSQL cluster or database.
-	ErrOtherSource = errors.New("bus: the stream belongs to another source: use another group name, or delete the stream")
+	ErrOtherSource = errors.New("bus: the stream belongs to another source: use another group name, or start over (WithResync and a new token, or Drop)")
 	// ErrStreamGone says that the stream was deleted, or deleted and made again. Nothing that was
 	// known about it holds any more.
 	ErrStreamGone = errors.New("bus: the stream was deleted or made again: start anew from the stream that is there now; " +
-		"sinks that hold the old one's data need a fresh copy")
+		"sinks that hold the old one's data need a fresh copy (WithResync and a new token, or Drop)")
 	// ErrEmpty says that the stream holds no message that was asked for.
 	ErrEmpty = errors.New("bus: no such message in the stream")
 	// ErrFenced says that another writer has written to the stream: this one is out of date.
@@ -43,7 +43,7 @@ type ConfigError struct {
 
 // Error names what differs and what to do.
 func (e *ConfigError) Error() string {
-	return fmt.Sprintf("bus: stream %s has settings that flo can't work with: %s; change them (nats stream edit %s), or delete the stream and copy afresh",
+	return fmt.Sprintf("bus: stream %s has settings that flo can't work with: %s; change them (nats stream edit %s), or copy afresh (WithResync and a new token, or Drop)",
 		e.Stream, strings.Join(e.Differs, "; "), e.Stream)
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pgflo/flo/internal/crashpoint"
 )
 
 // PurgeChanges deletes the messages of `changes` below a sequence, always keeping the last one.
@@ -86,5 +88,6 @@ func (s *Stream) purge(ctx context.Context, subject string, below, asked, verifi
 	if err := s.str.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(below)); err != nil {
 		return fmt.Errorf("bus: purge stream %s: %w", s.name, mapError(err))
 	}
+	crashpoint.Reached(crashpoint.Purged)
 	return nil
 }

@@ -41,6 +41,8 @@ type Config struct {
 	// WindowBytes and WindowMsgs bound what is published and unacknowledged. Default 16 MiB, 128.
 	WindowBytes int
 	WindowMsgs  int
+	// Resync is what a stream that Create makes says of itself.
+	Resync Resync
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -103,6 +105,7 @@ type Stream struct {
 	created     time.Time
 	system      string
 	database    string
+	resync      Resync
 }
 
 // Create opens the group's stream, or makes it and binds it to a source: system is PostgreSQL's
@@ -165,6 +168,19 @@ func create(ctx context.Context, cfg Config, system, database string) (*Stream, 
 	if maxBytes == 0 {
 		maxBytes = -1
 	}
+	metadata := map[string]string{
+		metaIncarnation: incarnation,
+		metaSystem:      system,
+		metaDatabase:    database,
+		metaVersion:     layoutVersion,
+	}
+	if cfg.Resync.Token != "" {
+		text, err := cfg.Resync.metadata()
+		if err != nil {
+			return nil, err
+		}
+		metadata[metaResync] = text
+	}
 	str, err := cfg.JS.CreateStream(ctx, jetstream.StreamConfig{
 		Name:              StreamName(cfg.Group),
 		Description:       "flo: changes of " + database,
@@ -182,12 +198,7 @@ func create(ctx context.Context, cfg Config, system, database string) (*Stream, 
 		Duplicates: 100 * time.Millisecond,
 		// A direct read may be answered by a replica that is behind.
 		AllowDirect: false,
-		Metadata: map[string]string{
-			metaIncarnation: incarnation,
-			metaSystem:      system,
-			metaDatabase:    database,
-			metaVersion:     layoutVersion,
-		},
+		Metadata:    metadata,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("bus: create stream %s: %w", StreamName(cfg.Group), err)
@@ -207,6 +218,7 @@ func newStream(cfg Config, str jetstream.Stream) (*Stream, error) {
 		created:     info.Created,
 		system:      m[metaSystem],
 		database:    m[metaDatabase],
+		resync:      readResync(m),
 	}
 	return s, s.checkConfig(&info.Config)
 }

@@ -10,8 +10,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/decode"
@@ -35,6 +38,10 @@ type childConfig struct {
 	Name  string // of the worker, and in the test's log
 	Group string
 
+	Procs       int           `json:",omitempty"` // GOMAXPROCS; 0: Go's default
+	Lease       time.Duration `json:",omitempty"` // 0: leaseTime
+	StopTimeout time.Duration `json:",omitempty"` // 0: flo's default
+
 	Source string // URL
 	NATS   string // URL
 
@@ -43,13 +50,18 @@ type childConfig struct {
 	ReplayWindow    time.Duration `json:",omitempty"`
 	StreamMaxBytes  int64         `json:",omitempty"`
 
-	Destination string `json:",omitempty"` // URL; or
-	Folder      string `json:",omitempty"` // of the file sink
-	BatchSize   int    `json:",omitempty"`
-	BatchBytes  int    `json:",omitempty"`
+	Destination string        `json:",omitempty"` // URL; or
+	Folder      string        `json:",omitempty"` // of the file sink
+	BatchSize   int           `json:",omitempty"`
+	Lanes       int           `json:",omitempty"` // connections that apply changes
+	BatchBytes  int           `json:",omitempty"`
+	Flush       time.Duration `json:",omitempty"`
+	Moods       *moods        `json:",omitempty"` // of the sink
 
-	Listen string `json:",omitempty"` // of the NATS server
-	Dir    string `json:",omitempty"` // of its store
+	Listen     string `json:",omitempty"` // of the NATS server
+	Dir        string `json:",omitempty"` // of its store
+	MaxPayload int    `json:",omitempty"` // in bytes
+	LazySync   bool   `json:",omitempty"` // it acknowledges what is not on the disk yet
 }
 
 // childStatus is a line of a child's standard output, written whenever it has changed.
@@ -97,6 +109,9 @@ func runChild(role string) int {
 	if err := json.Unmarshal(line, &cfg); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return exitFailed
+	}
+	if cfg.Procs > 0 {
+		runtime.GOMAXPROCS(cfg.Procs)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -149,7 +164,7 @@ func reporter(w io.Writer) func(childStatus) {
 }
 
 // statusInterval is how often a child looks at its own status.
-const statusInterval = 5 * time.Millisecond
+const statusInterval = 10 * time.Millisecond
 
 // report runs a half and reports beside it.
 func report(ctx context.Context, run func(context.Context) error, status func()) error {
@@ -169,8 +184,20 @@ func report(ctx context.Context, run func(context.Context) error, status func())
 }
 
 func (c *childConfig) common(log *slog.Logger) []flo.Option {
-	return []flo.Option{flo.WithGroup(c.Group), flo.WithNATSURL(c.NATS), flo.WithLogger(log), flo.WithLeaseTime(leaseTime)}
+	lease := leaseTime
+	if c.Lease > 0 {
+		lease = c.Lease
+	}
+	opts := []flo.Option{flo.WithGroup(c.Group), flo.WithLogger(log), flo.WithLeaseTime(lease),
+		flo.WithNATSURL(c.NATS, nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, 0), nats.IgnoreDiscoveredServers())}
+	if c.StopTimeout > 0 {
+		opts = append(opts, flo.WithStopTimeout(c.StopTimeout))
+	}
+	return opts
 }
+
+// reconnectWait is short: links and servers are back soon.
+const reconnectWait = 50 * time.Millisecond
 
 // leaseTime is short: processes that are paused are superseded after it.
 const leaseTime = 2 * time.Second
@@ -206,17 +233,26 @@ func runWorker(ctx context.Context, c *childConfig, log *slog.Logger, status fun
 	var err error
 	if c.Folder != "" {
 		s = file.New(c.Folder)
-	} else if s, err = postgres.New(c.Destination, postgres.WithLogger(log)); err != nil {
-		return err
+	} else {
+		opts := []postgres.Option{postgres.WithLogger(log)}
+		if c.Lanes > 0 {
+			opts = append(opts, postgres.WithApplyConnections(c.Lanes))
+		}
+		if s, err = postgres.New(c.Destination, opts...); err != nil {
+			return err
+		}
 	}
 	var own []flo.WorkerOption
 	if c.BatchSize > 0 {
 		own = append(own, flo.WithBatchSize(c.BatchSize))
 	}
+	if c.Flush > 0 {
+		own = append(own, flo.WithFlushInterval(c.Flush))
+	}
 	if c.BatchBytes > 0 {
 		own = append(own, flo.WithBatchBytes(c.BatchBytes))
 	}
-	w, err := flo.NewWorker(append(c.common(log), flo.WithWorker(c.Name, s, own...))...)
+	w, err := flo.NewWorker(append(c.common(log), flo.WithWorker(c.Name, withMoods(s, c.Moods), own...))...)
 	if err != nil {
 		return err
 	}
@@ -228,7 +264,14 @@ func runWorker(ctx context.Context, c *childConfig, log *slog.Logger, status fun
 }
 
 func runNATS(ctx context.Context, c *childConfig, log *slog.Logger, status func(childStatus)) error {
-	s, err := embednats.Start(ctx, embednats.WithDir(c.Dir), embednats.WithListen(c.Listen), embednats.WithLogger(log))
+	opts := []embednats.Option{embednats.WithDir(c.Dir), embednats.WithListen(c.Listen), embednats.WithLogger(log)}
+	if c.MaxPayload > 0 {
+		opts = append(opts, embednats.WithMaxPayload(c.MaxPayload))
+	}
+	if c.LazySync {
+		opts = append(opts, embednats.WithSyncInterval(time.Minute))
+	}
+	s, err := embednats.Start(ctx, opts...)
 	if err != nil {
 		return err
 	}

@@ -9,8 +9,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -224,11 +226,7 @@ func (im image) apply(l *line) error {
 	t := im.table(l.Schema, l.Table)
 	key := string(l.Key)
 	if l.Key == nil {
-		if l.Op != "insert" {
-			return fmt.Errorf("%s without a key", l.Op)
-		}
-		t.loose = append(t.loose, l.New)
-		return nil
+		return t.applyLoose(l)
 	}
 	switch l.Op {
 	case "insert":
@@ -261,6 +259,33 @@ func (im image) apply(l *line) error {
 	default:
 		return fmt.Errorf("operation %q", l.Op)
 	}
+	return nil
+}
+
+// applyLoose applies a change of a table without a key, or whose rows are identified as a whole.
+func (t *tableImage) applyLoose(l *line) error {
+	if l.Op == "insert" {
+		t.loose = append(t.loose, l.New)
+		return nil
+	}
+	var old map[string]json.RawMessage
+	if err := json.Unmarshal(l.Old, &old); err != nil {
+		return fmt.Errorf("%s without a key: %w", l.Op, err)
+	}
+	i := slices.IndexFunc(t.loose, func(row map[string]json.RawMessage) bool {
+		return maps.EqualFunc(row, old, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) })
+	})
+	if i < 0 {
+		return fmt.Errorf("%s of a row that is not there", l.Op)
+	}
+	if l.Op == "delete" {
+		t.loose = slices.Delete(t.loose, i, i+1)
+		return nil
+	}
+	for _, c := range l.Keep {
+		l.New[c] = old[c]
+	}
+	t.loose[i] = l.New
 	return nil
 }
 
@@ -303,6 +328,6 @@ func (im image) load(ctx context.Context, url string) error {
 
 func columnsOf(ctx context.Context, conn *pgx.Conn, table string) (list string, err error) {
 	err = conn.QueryRow(ctx, `SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
-		WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped`, table).Scan(&list)
+		WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''`, table).Scan(&list)
 	return list, err
 }

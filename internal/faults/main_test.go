@@ -7,6 +7,7 @@ import (
 	"flag"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -24,7 +25,11 @@ func TestMain(m *testing.M) {
 	if role := os.Getenv(envRole); role != "" {
 		os.Exit(runChild(role))
 	}
-	os.Exit(flotest.Main(m, flotest.CheckLeaks()))
+	code := flotest.Main(m, flotest.CheckLeaks())
+	if exe := builtChild(); exe != "" {
+		os.RemoveAll(filepath.Dir(exe))
+	}
+	os.Exit(code)
 }
 
 // or gives a flag's value, or a default if it is not set.
@@ -33,6 +38,14 @@ func or(flag *int, standard int) int {
 		return *flag
 	}
 	return standard
+}
+
+// brief is or with a lower default under -short.
+func brief(flag *int, standard, short int) int {
+	if testing.Short() {
+		standard = short
+	}
+	return or(flag, standard)
 }
 
 // seed gives the test's seed, and says it.

@@ -3,14 +3,24 @@
 package faults
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/flotest"
 )
 
 // oracle is a slot of its own on the source, read at the end through SQL: PostgreSQL's own word on
-// which transactions there were, in which order, with how many changes.
+// which changes there were, in which order.
 type oracle struct{ slot string }
 
 // newOracle makes it before the first write that counts.
@@ -22,46 +32,165 @@ func newOracle(r *rig) *oracle {
 	return o
 }
 
-type transaction struct {
-	commit  decode.LSN
-	changes uint64
+// decoded is a change as PostgreSQL decodes it.
+type decoded struct {
+	pos      decode.Position
+	op       string
+	rel      *pglogrepl.RelationMessage // nil for a truncate
+	new, old *pglogrepl.TupleData
+	tables   []uint32 // truncated
 }
 
-// transactions gives those that committed at or behind a position and changed something that no copy holds:
-// a table's changes count from its own copy's point on. The first byte of a message is its type, 'B' (66) carries
-// the commit's LSN in its first eight bytes, changes their table's OID.
-// https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
-func (o *oracle) transactions(r *rig, from decode.LSN, points map[uint32]decode.LSN) []transaction {
-	r.t.Helper()
-	got := value[[]string](r, r.source, `
-		WITH m AS MATERIALIZED (
-			SELECT row_number() OVER () AS n, xid, get_byte(data, 0) AS kind, substr(data, 2, 8) AS head
-			FROM pg_logical_slot_get_binary_changes($1, NULL, NULL, 'proto_version', '1', 'publication_names', 'oracle')
-		), t AS (
-			SELECT min(n) AS n, xid, max(encode(head, 'hex')) FILTER (WHERE kind = 66) AS head FROM m GROUP BY xid
-		), c AS (
-			SELECT xid, CASE WHEN kind = 84 THEN '00000000' ELSE encode(substr(head, 1, 4), 'hex') END AS oid, count(*) AS changes
-			FROM m WHERE kind IN (68, 73, 84, 85) GROUP BY 1, 2
-		)
-		SELECT coalesce(array_agg(head || ' ' || oid || ' ' || changes ORDER BY n), '{}') FROM t JOIN c USING (xid)`, o.slot)
-	must(r.t, execute(r.ctx, r.source, `SELECT pg_drop_replication_slot('`+o.slot+`')`))
-	var txs []transaction
-	for _, s := range got {
-		var tx transaction
-		var oid uint32
-		if _, err := fmt.Sscanf(s, "%x %x %d", &tx.commit, &oid, &tx.changes); err != nil {
-			r.t.Fatalf("%q: %v", s, err)
-		}
-		if tx.commit < max(from, points[oid]) {
-			continue
-		}
-		if n := len(txs); n > 0 && txs[n-1].commit == tx.commit {
-			txs[n-1].changes += tx.changes
-			continue
-		}
-		txs = append(txs, tx)
+// decodedOf is what a message of pgoutput says of a change. The parser is not flo's.
+func decodedOf(m pglogrepl.Message, rels map[uint32]*pglogrepl.RelationMessage) *decoded {
+	switch m := m.(type) {
+	case *pglogrepl.RelationMessage:
+		rels[m.RelationID] = m
+	case *pglogrepl.InsertMessage:
+		return &decoded{op: "insert", rel: rels[m.RelationID], new: m.Tuple}
+	case *pglogrepl.UpdateMessage:
+		return &decoded{op: "update", rel: rels[m.RelationID], new: m.NewTuple, old: m.OldTuple}
+	case *pglogrepl.DeleteMessage:
+		return &decoded{op: "delete", rel: rels[m.RelationID], old: m.OldTuple}
+	case *pglogrepl.TruncateMessage:
+		return &decoded{op: "truncate", tables: m.RelationIDs}
 	}
-	return txs
+	return nil
+}
+
+// changes gives what no copy holds: a table's changes count from its own copy's point on, all others from the
+// first point. The slot is dropped.
+func (o *oracle) changes(r *rig, from decode.LSN, points map[uint32]decode.LSN) (all []*decoded) {
+	r.t.Helper()
+	conn, err := pgx.Connect(r.ctx, r.source)
+	must(r.t, err)
+	defer conn.Close(context.WithoutCancel(r.ctx))
+	// The values' text is made in this session.
+	_, err = conn.PgConn().Exec(r.ctx, "SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; SET bytea_output = 'hex'; SET extra_float_digits = 3").ReadAll()
+	must(r.t, err)
+	rows, err := conn.Query(r.ctx, `SELECT data FROM pg_logical_slot_get_binary_changes($1, NULL, NULL, 'proto_version', '1', 'publication_names', 'oracle')`, o.slot)
+	must(r.t, err)
+	defer rows.Close()
+	rels := map[uint32]*pglogrepl.RelationMessage{}
+	at := decode.Position{}
+	for rows.Next() {
+		var data []byte
+		must(r.t, rows.Scan(&data))
+		m, err := pglogrepl.Parse(data)
+		must(r.t, err)
+		if b, ok := m.(*pglogrepl.BeginMessage); ok {
+			at = decode.Position{LSN: decode.LSN(b.FinalLSN)}
+			continue
+		}
+		c := decodedOf(m, rels)
+		if c == nil {
+			continue
+		}
+		at.Ordinal++
+		c.pos = at
+		if c.counts(from, points) {
+			all = append(all, c)
+		}
+	}
+	must(r.t, rows.Err())
+	must(r.t, execute(r.ctx, r.source, `SELECT pg_drop_replication_slot('`+o.slot+`')`))
+	return all
+}
+
+// counts reports whether no copy holds the change, and leaves the tables out of a truncate whose copies do.
+func (c *decoded) counts(from decode.LSN, points map[uint32]decode.LSN) bool {
+	held := func(oid uint32) bool { return c.pos.LSN < max(from, points[oid]) }
+	if c.rel != nil {
+		return !held(c.rel.RelationID)
+	}
+	c.tables = slices.DeleteFunc(c.tables, held)
+	return len(c.tables) > 0
+}
+
+// same compares a line of the file with the change that PostgreSQL decodes.
+func (c *decoded) same(l *line) error {
+	pos, err := l.position()
+	switch {
+	case err != nil:
+		return err
+	case pos != c.pos:
+		return fmt.Errorf("the file has %s, PostgreSQL decodes %s", pos, c.pos)
+	case l.Op != c.op:
+		return fmt.Errorf("the file has a %s, PostgreSQL decodes a %s", l.Op, c.op)
+	case c.op == "truncate" && len(l.Tables) != len(c.tables):
+		return fmt.Errorf("the file truncates %d tables, PostgreSQL %d", len(l.Tables), len(c.tables))
+	case c.rel == nil:
+		return nil
+	case l.Schema != c.rel.Namespace || l.Table != c.rel.RelationName:
+		return fmt.Errorf("the file has table %s.%s, PostgreSQL %s.%s", l.Schema, l.Table, c.rel.Namespace, c.rel.RelationName)
+	}
+	if err := c.sameRow("new", c.new, l.New, l.Keep, false); err != nil {
+		return err
+	}
+	var old map[string]json.RawMessage
+	if l.Old != nil {
+		if err := json.Unmarshal(l.Old, &old); err != nil {
+			return err
+		}
+	}
+	return c.sameRow("old", c.old, old, nil, c.rel.ReplicaIdentity != 'f')
+}
+
+// sameRow compares a row. Of an old one PostgreSQL sends the key's columns, and nulls for the others.
+func (c *decoded) sameRow(which string, t *pglogrepl.TupleData, row map[string]json.RawMessage, keep []string, keyOnly bool) error {
+	if (t == nil) != (row == nil) {
+		return fmt.Errorf("%s row: in the file %t, in PostgreSQL %t", which, row != nil, t != nil)
+	}
+	if t == nil {
+		return nil
+	}
+	columns := 0
+	for i, col := range t.Columns {
+		of := c.rel.Columns[i]
+		if keyOnly && of.Flags&1 == 0 {
+			continue
+		}
+		got, there := row[of.Name]
+		if col.DataType == pglogrepl.TupleDataTypeToast {
+			if there || !slices.Contains(keep, of.Name) {
+				return fmt.Errorf("%s row: column %q was left alone, and the file has %.100s", which, of.Name, got)
+			}
+			continue
+		}
+		columns++
+		if want := asJSON(of.DataType, col); !there || string(got) != want {
+			return fmt.Errorf("%s row: column %q is %.100s in the file, and %.100s in PostgreSQL", which, of.Name, got, want)
+		}
+	}
+	if columns != len(row) {
+		return fmt.Errorf("%s row: %d columns in the file, %d in PostgreSQL", which, len(row), columns)
+	}
+	return nil
+}
+
+// asJSON writes a value of the types that the tests' tables have as the file sink must have written it.
+func asJSON(oid uint32, col *pglogrepl.TupleDataColumn) string {
+	if col.DataType == pglogrepl.TupleDataTypeNull {
+		return "null"
+	}
+	switch oid {
+	case pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID, pgtype.NumericOID:
+		return string(col.Data)
+	case pgtype.BoolOID:
+		return strconv.FormatBool(col.Data[0] == 't')
+	case pgtype.JSONOID, pgtype.JSONBOID:
+		var b bytes.Buffer
+		if json.Compact(&b, col.Data) == nil {
+			return b.String()
+		}
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(string(col.Data)); err != nil {
+		return err.Error()
+	}
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
 // copyPoints gives the point of each table's copy, as the PostgreSQL sink has noted it.
@@ -80,40 +209,34 @@ func copyPoints(r *rig) map[uint32]decode.LSN {
 	return points
 }
 
-// provesHistory compares a file sink's lines with the oracle's transactions, one by one, and the
-// tables that the lines make with the source's.
+// provesHistory compares a file sink's lines with what PostgreSQL decodes, change by change: each (LSN, ordinal) in
+// commit order, with its content; and the tables that the lines make, in an empty database, with the source's.
 func (o *oracle) provesHistory(r *rig, folder string, schema func(url string)) {
+	r.t.Helper()
+	o.provesHistoryIn(r, folder, flotest.Postgres(r.t).URL, schema)
+}
+
+func (o *oracle) provesHistoryIn(r *rig, folder, empty string, schema func(url string)) {
 	r.t.Helper()
 	h, err := readHistory(folder)
 	must(r.t, err)
-	var got []transaction
-	for _, l := range h.changes {
-		pos, err := l.position()
-		must(r.t, err)
-		if n := len(got); n > 0 && got[n-1].commit == pos.LSN {
-			got[n-1].changes++
-			continue
+	want := o.changes(r, h.point, copyPoints(r))
+	r.logf("file: %d copied rows (attempt %d), %d changes, PostgreSQL decodes %d; the file went back %d times and repeated %d changes",
+		len(h.copied), h.attempt, len(h.changes), len(want), h.again, h.repeats)
+	for i := range max(len(h.changes), len(want)) {
+		switch {
+		case i >= len(h.changes):
+			r.t.Fatalf("change %d: the file ends, PostgreSQL decodes a %s at %s", i, want[i].op, want[i].pos)
+		case i >= len(want):
+			r.t.Fatalf("change %d: PostgreSQL decodes no more, the file has %.200s", i, h.changes[i].raw)
 		}
-		got = append(got, transaction{commit: pos.LSN, changes: 1})
-	}
-	want := o.transactions(r, h.point, copyPoints(r))
-	r.logf("file: %d copied rows (attempt %d), %d changes in %d transactions, PostgreSQL decodes %d; the file went back %d times and repeated %d changes",
-		len(h.copied), h.attempt, len(h.changes), len(got), len(want), h.again, h.repeats)
-	for i := range max(len(got), len(want)) {
-		if i >= len(got) || i >= len(want) || got[i] != want[i] {
-			at := func(txs []transaction) string {
-				if i < len(txs) {
-					return fmt.Sprintf("%s with %d changes", txs[i].commit, txs[i].changes)
-				}
-				return "nothing"
-			}
-			r.t.Fatalf("transaction %d: the file has %s, PostgreSQL decodes %s", i, at(got), at(want))
+		if err := want[i].same(h.changes[i]); err != nil {
+			r.t.Fatalf("change %d: %v: %.300s", i, err, h.changes[i].raw)
 		}
 	}
 	im, err := h.replay()
 	must(r.t, err)
-	rebuilt := flotest.Postgres(r.t).URL
-	schema(rebuilt)
-	must(r.t, im.load(r.ctx, rebuilt))
-	flotest.Equal(r.t, r.ctx, r.source, rebuilt)
+	schema(empty)
+	must(r.t, im.load(r.ctx, empty))
+	flotest.Equal(r.t, r.ctx, r.source, empty)
 }

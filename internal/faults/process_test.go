@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/pgflo/flo/internal/crashpoint"
 )
 
 // logTail is how much of a child's log is kept, in bytes.
@@ -32,18 +34,15 @@ type process struct {
 	err     error
 }
 
-// startProcess starts this binary in a role. Its log goes to log; ended is called if it ends unasked.
-func startProcess(role string, cfg *childConfig, log io.Writer, ended func(error)) (*process, error) {
-	exe, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
+// startProcess starts a test binary in a role. Its log goes to log; ended is called if it ends unasked. crash, if
+// not empty, arms a crash point (crashpoint.Env): then its end is no surprise.
+func startProcess(exe, role, crash string, cfg *childConfig, log io.Writer, ended func(error)) (*process, error) {
 	config, err := json.Marshal(cfg)
 	if err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), envRole+"="+role)
+	cmd.Env = append(os.Environ(), envRole+"="+role, crashpoint.Env+"="+crash)
 	cmd.Stderr = log
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -56,7 +55,7 @@ func startProcess(role string, cfg *childConfig, log io.Writer, ended func(error
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &process{cmd: cmd, stdin: stdin, exited: make(chan struct{}), changed: make(chan struct{})}
+	p := &process{cmd: cmd, stdin: stdin, exited: make(chan struct{}), changed: make(chan struct{}), ending: crash != ""}
 	go p.read(stdout, ended)
 	if _, err := stdin.Write(append(config, '\n')); err != nil && !errors.Is(err, syscall.EPIPE) {
 		p.kill()
@@ -149,6 +148,7 @@ func (p *process) await(ctx context.Context, what string, cond func(childStatus)
 // started again.
 type member struct {
 	role string
+	exe  string // the binary
 	cfg  childConfig
 	fail func(error) // ends the test
 	log  *tail
@@ -160,11 +160,14 @@ type member struct {
 	phases map[string]int // what it was doing when it was killed
 }
 
-func (m *member) start() error {
+func (m *member) start() error { return m.startArmed("") }
+
+// startArmed starts a life that a crash point ends, or pauses.
+func (m *member) startArmed(crash string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	fmt.Fprintf(m.log, "--- start %s\n", time.Now().UTC().Format("15:04:05.000"))
-	p, err := startProcess(m.role, &m.cfg, m.log, m.ended)
+	fmt.Fprintf(m.log, "--- start %s %s\n", time.Now().UTC().Format("15:04:05.000"), crash)
+	p, err := startProcess(m.exe, m.role, crash, &m.cfg, m.log, m.ended)
 	if err != nil {
 		return fmt.Errorf("%s: %w", m.cfg.Name, err)
 	}

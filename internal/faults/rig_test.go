@@ -38,6 +38,7 @@ type rig struct {
 	source  string // URLs
 	dest    string
 	nats    string
+	exe     string // the children's binary
 	members []*member
 	began   time.Time
 }
@@ -54,7 +55,9 @@ func newRig(t testing.TB, limit time.Duration, source, dest string) *rig {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
-	r := &rig{t: t, source: source, dest: dest, began: time.Now()}
+	exe, err := os.Executable()
+	must(t, err)
+	r := &rig{t: t, source: source, dest: dest, exe: exe, began: time.Now()}
 	r.ctx, r.fail = context.WithCancelCause(ctx)
 	t.Cleanup(func() { r.fail(nil) })
 	name := "faults"
@@ -102,11 +105,14 @@ func (r *rig) end() {
 // add starts a child.
 func (r *rig) add(role string, cfg childConfig) *member {
 	r.t.Helper()
-	cfg.Group, cfg.NATS = r.group, r.nats
+	cfg.Group = r.group
+	if cfg.NATS == "" {
+		cfg.NATS = r.nats
+	}
 	if cfg.Source == "" {
 		cfg.Source = r.source
 	}
-	m := &member{role: role, cfg: cfg, fail: r.fail, log: &tail{}, phases: map[string]int{}}
+	m := &member{role: role, exe: r.exe, cfg: cfg, fail: r.fail, log: &tail{}, phases: map[string]int{}}
 	if *logs != "" {
 		f, err := os.Create(filepath.Join(*logs, strings.ReplaceAll(r.t.Name(), "/", "_")+"_"+cfg.Name+".log"))
 		must(r.t, err)
@@ -129,16 +135,19 @@ func (r *rig) worker(cfg childConfig) *member {
 	if cfg.Name == "" {
 		cfg.Name = "default"
 	}
-	if cfg.Folder == "" {
+	if cfg.Folder == "" && cfg.Destination == "" {
 		cfg.Destination = r.dest
 	}
 	return r.add(roleWorker, cfg)
 }
 
 // natsProcess starts the NATS server as a child, which keeps its address when it is started again.
-func (r *rig) natsProcess() *member {
+func (r *rig) natsProcess() *member { return r.natsProcessOf(childConfig{}) }
+
+func (r *rig) natsProcessOf(cfg childConfig) *member {
 	r.t.Helper()
-	m := r.add(roleNATS, childConfig{Name: roleNATS, Listen: "127.0.0.1:0", Dir: r.t.TempDir()})
+	cfg.Name, cfg.Listen, cfg.Dir = roleNATS, "127.0.0.1:0", filepath.Join(r.t.TempDir(), "store")
+	m := r.add(roleNATS, cfg)
 	must(r.t, m.await(r.ctx, "NATS listens", func(s childStatus) bool { return s.Address != "" }))
 	r.nats = m.process().last().Address
 	m.cfg.Listen = r.nats[len("nats://"):]

@@ -14,6 +14,7 @@ import (
 // What flo stands between dies under it: the NATS server by SIGKILL, either database by an immediate
 // shutdown, the walsender by termination. The replicator and the workers live on.
 func TestServersDieWhileStreaming(t *testing.T) {
+	t.Parallel()
 	s := seed(t)
 	rnd := random(s, 0)
 	source, dest := flotest.NewServer(t), flotest.NewServer(t)
@@ -60,7 +61,7 @@ func TestServersDieWhileStreaming(t *testing.T) {
 		}},
 	}
 	var schedule []fault
-	for range or(runs, 3) {
+	for range or(runs, 1) {
 		schedule = append(schedule, faults...)
 	}
 	rnd.Shuffle(len(schedule), func(i, j int) { schedule[i], schedule[j] = schedule[j], schedule[i] })

@@ -16,15 +16,16 @@ import (
 // write before, during and behind the slot's consistent point. All of it arrives once: the table
 // without a key shows what would come twice.
 func TestOpenTransactionOverSlotCreationAndWritersRacingTheCopy(t *testing.T) {
+	t.Parallel()
 	s := seed(t)
-	for round := range or(runs, 10) {
+	for round := range brief(runs, 3, 1) {
 		t.Run(fmt.Sprint(round), func(t *testing.T) { openTransactionOverSlotCreation(t, s+uint64(round)) })
 	}
 }
 
 func openTransactionOverSlotCreation(t *testing.T, s uint64) {
 	rnd := random(s, 0)
-	r := newRig(t, time.Minute, "", "")
+	r := newRig(t, 3*time.Minute, "", "")
 	r.localNATS()
 	r.both(mixedSchema)
 	must(t, execute(r.ctx, r.source, `INSERT INTO append_log (writer, n, what) SELECT -1, i, 'before' FROM generate_series(1, 20000) i`))
@@ -72,7 +73,8 @@ func openTransactionOverSlotCreation(t *testing.T, s uint64) {
 // doesn't know the table's new file, and fails with "could not map filenode". The slot is of no use
 // then: flo makes another one while its copy is not done.
 func TestSlotThatCannotDecodeIsMadeAgain(t *testing.T) {
-	r := newRig(t, time.Minute, "", "")
+	t.Parallel()
+	r := newRig(t, 3*time.Minute, "", "")
 	r.localNATS()
 	r.both(mixedSchema)
 	must(t, execute(r.ctx, r.source, `INSERT INTO append_log (writer, n, what) SELECT -1, i, 'before' FROM generate_series(1, 20000) i`))

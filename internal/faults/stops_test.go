@@ -15,17 +15,17 @@ import (
 func TestStopsInOrder(t *testing.T) {
 	s := seed(t)
 	rnd := random(s, 0)
-	r := newRig(t, 2*time.Minute, "", "")
+	r := newRig(t, 4*time.Minute, "", "")
 	r.localNATS()
 	r.both(mixedSchema)
-	must(t, execute(r.ctx, r.source, `INSERT INTO append_log (writer, n, what) SELECT -1, i, 'before' FROM generate_series(1, 50000) i`))
+	must(t, execute(r.ctx, r.source, `INSERT INTO append_log (writer, n, what) SELECT -1, i, 'before' FROM generate_series(1, 20000) i`))
 	o := newOracle(r)
 	l, writing := newLoad(r)
 	startMixed(r, l, writing, s, 3)
 	folder := t.TempDir()
 	members := []*member{r.replicator(childConfig{}), r.worker(childConfig{BatchSize: 100}), r.worker(childConfig{Name: "file", Folder: folder})}
 	phases := map[flo.Phase]int{}
-	for range or(runs, 15) {
+	for range brief(runs, 12, 6) {
 		m := members[rnd.IntN(len(members))]
 		must(t, pause(r.ctx, between(rnd, 0, 700*time.Millisecond)))
 		phases[m.process().last().Phase]++
@@ -49,9 +49,10 @@ func TestStopsInOrder(t *testing.T) {
 // A replicator and a worker are paused by SIGSTOP, others of the same group and name take over, and
 // the paused ones go on by SIGCONT while those work: they stand by, and write nothing more.
 func TestPausedProcessesAreSuperseded(t *testing.T) {
+	t.Parallel()
 	s := seed(t)
 	rnd := random(s, 0)
-	r := newRig(t, 2*time.Minute, "", "")
+	r := newRig(t, 4*time.Minute, "", "")
 	r.localNATS()
 	r.both(mixedSchema)
 	l, writing := newLoad(r)
@@ -64,7 +65,7 @@ func TestPausedProcessesAreSuperseded(t *testing.T) {
 		must(t, m.await(r.ctx, "changes go through it", func(s childStatus) bool { return s.Phase == flo.PhaseStreaming && s.Changes > 0 }))
 	}
 	standsBy := func(s childStatus) bool { return s.Phase == flo.PhaseStandby }
-	for round := range or(runs, 2) {
+	for round := range brief(runs, 2, 1) {
 		must(t, pause(r.ctx, between(rnd, 0, time.Second)))
 		must(t, pg.process().signal(syscall.SIGSTOP))
 		pausedWorker := pg

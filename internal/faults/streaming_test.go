@@ -49,6 +49,7 @@ func (k killing) run(ctx context.Context, m *member, rnd *rand.Rand) error {
 // Replicator, a worker with a PostgreSQL sink and one with a file sink are killed again and again,
 // each by its own schedule, while pgbench and the mixed writers work.
 func TestKillsWhileStreaming(t *testing.T) {
+	t.Parallel()
 	s := seed(t)
 	r := newRig(t, 8*time.Minute, "", "")
 	r.localNATS()
@@ -67,7 +68,7 @@ func TestKillsWhileStreaming(t *testing.T) {
 	r.streams(repl, pg, lines)
 	l.truncates.Store(true)
 
-	k := killing{kills: or(kills, 10), early: 300 * time.Millisecond, late: 800 * time.Millisecond}
+	k := killing{kills: brief(kills, 6, 3), early: 300 * time.Millisecond, late: 800 * time.Millisecond}
 	g, ctx := errgroup.WithContext(r.ctx)
 	for i, m := range []*member{repl, pg, lines} {
 		g.Go(func() error { return k.run(ctx, m, random(s, uint64(i))) })

@@ -20,7 +20,11 @@ import (
 
 // load is what writes to the source until it is told to stop.
 type load struct {
-	truncates atomic.Bool // off while tables are copied: each one begins the whole copy again
+	truncates atomic.Bool   // off while tables are copied: each one sends the table through another copy
+	large     int           // rows of the largest transactions
+	pace      time.Duration // a writer's longest wait between two transactions
+	tires     int64         // after so many transactions a writer waits twice as long, and so on
+	more      bool          // moreSchema is there
 
 	wg   sync.WaitGroup
 	stop context.CancelFunc
@@ -35,7 +39,7 @@ type load struct {
 // newLoad makes a load that ends with the rig's run at the latest.
 func newLoad(r *rig) (*load, context.Context) {
 	ctx, cancel := context.WithCancel(r.ctx)
-	l := &load{stop: cancel, fail: r.fail}
+	l := &load{stop: cancel, fail: r.fail, large: 12_000, pace: 10 * time.Millisecond, tires: 300}
 	r.t.Cleanup(func() { cancel(); l.wg.Wait() })
 	return l, ctx
 }
@@ -125,8 +129,13 @@ func lost(err error) bool {
 }
 
 func (w *writer) session(ctx context.Context, conn *pgx.Conn) error {
+	if w.more {
+		if err := w.resolvePrepared(context.WithoutCancel(ctx), conn); err != nil {
+			return err
+		}
+	}
 	for ctx.Err() == nil {
-		err := w.transaction(ctx, conn)
+		err := w.next(ctx, conn)
 		var pg *pgconn.PgError
 		switch {
 		case err == nil:
@@ -138,9 +147,17 @@ func (w *writer) session(ctx context.Context, conn *pgx.Conn) error {
 		default:
 			return err
 		}
-		pause(ctx, between(w.rnd, 0, 10*time.Millisecond))
+		pause(ctx, between(w.rnd, 0, w.pace*time.Duration(1+w.n/w.tires)))
 	}
 	return nil
+}
+
+// next does one transaction.
+func (w *writer) next(ctx context.Context, conn *pgx.Conn) error {
+	if w.more && w.rnd.IntN(40) == 0 {
+		return w.prepared(ctx, conn)
+	}
+	return w.transaction(ctx, conn)
 }
 
 // errChosen rolls a transaction back by choice.
@@ -200,6 +217,9 @@ func (w *writer) change(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, sql, args...)
 		return err
 	}
+	if w.more && w.rnd.IntN(3) == 0 {
+		return w.changeMore(ctx, tx, id, other, exec)
+	}
 	switch n := w.rnd.IntN(1000); {
 	case n < 200:
 		return exec(`INSERT INTO "Mixed Case" VALUES ($1, $2, 0, $3) ON CONFLICT DO NOTHING`, id, w.wide(), w.words(30))
@@ -221,9 +241,9 @@ func (w *writer) change(ctx context.Context, tx pgx.Tx) error {
 	case n < 960:
 		return exec(`INSERT INTO scratch VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET v = excluded.v || scratch.id`, id, w.words(20))
 	case n < 985:
-		return exec(`INSERT INTO scratch_too (v) SELECT $1 || i FROM generate_series(1, $2::int) i`, w.words(8), 1+w.rnd.IntN(300))
+		return exec(`INSERT INTO scratch_too (v) SELECT $1 || i FROM generate_series(1, $2::int) i`, w.words(8), 1+w.rnd.IntN(min(300, w.large)))
 	case n < 987: // larger than a batch of the worker, up to many messages
-		return exec(`INSERT INTO append_log (writer, n, what) SELECT $1, $2, repeat($3, 10) || i FROM generate_series(1, $4::int) i`, w.id, -w.n, w.words(20), 500+w.rnd.IntN(12_000))
+		return exec(`INSERT INTO append_log (writer, n, what) SELECT $1, $2, repeat($3, 10) || i FROM generate_series(1, $4::int) i`, w.id, -w.n, w.words(20), min(500, w.large)+w.rnd.IntN(w.large))
 	case n < 988: // a row larger than a message
 		return exec(`INSERT INTO scratch VALUES ($1, repeat($2, 30000)) ON CONFLICT (id) DO UPDATE SET v = excluded.v`, id, w.words(50+w.rnd.IntN(50)))
 	case n < 997 && !w.truncates.Load():

@@ -58,8 +58,12 @@ func (c Config) AdoptPublications(ctx context.Context, conn *pgx.Conn, publicati
 	if err != nil {
 		return Published{}, err
 	}
+	entries, err := readEntries(ctx, conn, publications)
+	if err != nil {
+		return Published{}, err
+	}
 	errs := twice
-	p := Published{Names: slices.Clone(publications), Tables: tables}
+	p := Published{Names: slices.Clone(publications), Tables: tables, Entries: entries}
 	for i := range tables {
 		t := &tables[i]
 		pub := pubs[of[t.OID]]

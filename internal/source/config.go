@@ -59,6 +59,8 @@ type Config struct {
 	Conn *pgx.ConnConfig
 	// Password, if set, is asked at each connect.
 	Password func(ctx context.Context) (string, error)
+	// SlotFailover makes slots that are not temporary synchronized to standbys, from FailoverVersion on.
+	SlotFailover bool
 	// AppName is application_name of every session; default: as in Conn.
 	AppName string
 	// Logger; default: silent.

@@ -73,7 +73,7 @@ func (c Config) createSlot(ctx context.Context, conn *pgconn.PgConn, name string
 	work, abandon := context.WithCancel(context.WithoutCancel(ctx))
 	defer abandon()
 	go func() {
-		rows, err := query(work, conn, createCommand(name, temporary, pgsession.Version(conn)))
+		rows, err := query(work, conn, createCommand(name, temporary, c.SlotFailover, pgsession.Version(conn)))
 		answers <- answer{rows, err}
 	}()
 	watching, stopWatching := context.WithCancel(ctx)
@@ -145,12 +145,15 @@ func (c Config) undo(ctx context.Context, conn *pgconn.PgConn, name string) {
 
 // createCommand is CREATE_REPLICATION_SLOT in the syntax of the server's version.
 // https://www.postgresql.org/docs/current/protocol-replication.html
-func createCommand(name string, temporary bool, version int) string {
+func createCommand(name string, temporary, failover bool, version int) string {
 	sql := "CREATE_REPLICATION_SLOT " + names.Quote(name)
 	if temporary {
 		sql += " TEMPORARY"
 	}
 	sql += " LOGICAL " + plugin
+	if failover && !temporary && version >= FailoverVersion {
+		return sql + " (SNAPSHOT 'export', FAILOVER true)"
+	}
 	if version >= 150000 {
 		return sql + " (SNAPSHOT 'export')"
 	}

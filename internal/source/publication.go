@@ -32,7 +32,9 @@ const KeylessSuffix = "_keyless"
 type Published struct {
 	Names []string // of the publications, for StreamConfig.Publications
 	// Tables in the order of names, with the row filters and column lists that hold.
-	Tables   []Table
+	Tables []Table
+	// Entries are what publishes each table, of publications that somebody else owns, see readEntries.
+	Entries  map[uint32][]uint32
 	Warnings []string // for the log: what is published without update and delete, and the SQL that mends it
 }
 

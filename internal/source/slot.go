@@ -40,7 +40,7 @@ func (s SlotInfo) lostError() error {
 	if reason == "" {
 		reason = "its WAL was removed (max_slot_wal_keep_size)"
 	}
-	return fmt.Errorf("source: %w: slot %q: %s; changes behind %s are gone from the source: drop the pipeline and copy afresh",
+	return fmt.Errorf("source: %w: slot %q: %s; changes behind %s are gone from the source: copy afresh (WithResync and a new token, or Drop)",
 		ErrSlotLost, s.Name, reason, s.ConfirmedFlush)
 }
 

@@ -23,9 +23,15 @@ type StreamConfig struct {
 	// From is where to go on: the end LSN of the last transaction that is safe. Transactions whose
 	// commit LSN is below it are not sent again.
 	From decode.LSN
+	// Since, if it is below From, is where to ask the server to begin: what has been published from there on is
+	// sent once more. The slot's own position still holds where it is higher.
+	Since decode.LSN
 	// System, from Identify: WalSenderTimeout bounds the feedback's interval; with an empty one the
 	// stream asks for itself.
 	System System
+	// Streaming asks for large transactions before they end, from PostgreSQL 14 on: as blocks between Stream
+	// Start and Stream Stop. Before that it is ignored.
+	Streaming bool
 	// StatusInterval of the feedback; default 10 s, and never more than a quarter of wal_sender_timeout.
 	StatusInterval time.Duration
 }
@@ -104,6 +110,14 @@ func (c Config) start(ctx context.Context, conn *pgconn.PgConn, paced *pacedConn
 	return s, nil
 }
 
+// begin is the position to ask for.
+func (sc *StreamConfig) begin() decode.LSN {
+	if sc.Since != 0 {
+		return min(sc.Since, sc.From)
+	}
+	return sc.From
+}
+
 // startTimeout bounds the server's answer to START_REPLICATION.
 const startTimeout = 60 * time.Second
 
@@ -137,6 +151,9 @@ func (s *Stream) begin(command string) error {
 	}
 }
 
+// StreamingVersion is the first that can send a transaction before it ends, as server_version_num.
+const StreamingVersion = 140000
+
 // startCommand is START_REPLICATION with the options that the server's version knows.
 // https://www.postgresql.org/docs/current/protocol-logical-replication.html
 func startCommand(sc StreamConfig, version int) string {
@@ -157,9 +174,12 @@ func startCommand(sc StreamConfig, version int) string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "START_REPLICATION SLOT %s LOGICAL %s (proto_version '%s', publication_names '%s'",
-		names.Quote(sc.Slot), sc.From, protocol, strings.ReplaceAll(strings.Join(quoted, ","), "'", "''"))
+		names.Quote(sc.Slot), sc.begin(), protocol, strings.ReplaceAll(strings.Join(quoted, ","), "'", "''"))
 	if version >= 140000 {
 		b.WriteString(", messages 'true'")
+	}
+	if sc.Streaming && version >= StreamingVersion {
+		b.WriteString(", streaming 'on'")
 	}
 	b.WriteString(")")
 	return b.String()
@@ -185,7 +205,7 @@ func checkSlot(ctx context.Context, conn *pgconn.PgConn, sc StreamConfig, system
 		return info, fmt.Errorf("source: %w: slot %q is of database %q, not %q: choose another slot name",
 			ErrSlotMismatch, sc.Slot, info.Database, system.Database)
 	case info.ConfirmedFlush > sc.From:
-		return info, fmt.Errorf("source: %w: slot %q was confirmed up to %s, the pipeline stands at %s: what lies between can't be read again; drop the pipeline and copy afresh",
+		return info, fmt.Errorf("source: %w: slot %q was confirmed up to %s, the pipeline stands at %s: what lies between can't be read again; copy afresh (WithResync and a new token, or Drop)",
 			ErrSlotAhead, sc.Slot, info.ConfirmedFlush, sc.From)
 	}
 	return info, nil

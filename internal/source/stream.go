@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/crashpoint"
 )
 
 // EventKind is what Next met.
@@ -202,6 +203,7 @@ func (s *Stream) reply(now time.Time) error {
 	}
 	if s.pending != 0 {
 		s.flushed, s.pending = s.pending, 0
+		crashpoint.Reached(crashpoint.Confirmed)
 	}
 	s.paced.due = now.Add(s.interval)
 	return nil

@@ -219,7 +219,13 @@ func (a *rowApplier) apply(w *writing, changes []*decode.Change, from, to int, t
 		if taken != nil && taken[i] || changes[i].Op == decode.OpMessage {
 			continue
 		}
-		if err := a.change(w.pipe(), i, changes[i]); err != nil {
+		var err error
+		if changes[i].Op == decode.OpTruncate {
+			err = a.truncate(w, i, changes[i])
+		} else {
+			err = a.change(w.pipe(), i, changes[i])
+		}
+		if err != nil {
 			var req *requestError
 			if errors.As(err, &req) {
 				return err
@@ -232,8 +238,6 @@ func (a *rowApplier) apply(w *writing, changes []*decode.Change, from, to int, t
 
 func (a *rowApplier) change(q *pipeline, i int, ch *decode.Change) error {
 	switch ch.Op {
-	case decode.OpTruncate:
-		return a.truncate(q, i, ch)
 	case decode.OpInsert, decode.OpUpdate, decode.OpDelete:
 	default:
 		return fmt.Errorf("sink/postgres: %s: %w", ch.Op, sink.ErrUnsupported)
@@ -305,13 +309,24 @@ func (b *binding) fits(ch *decode.Change) error {
 }
 
 // truncate empties all tables of one TRUNCATE in one statement.
-func (a *rowApplier) truncate(q *pipeline, i int, ch *decode.Change) error {
+func (a *rowApplier) truncate(w *writing, i int, ch *decode.Change) error {
 	if ch.Truncate == nil || len(ch.Truncate.Relations) == 0 {
 		return nil
 	}
+	if err := w.bring(i); err != nil { // what stands in front of it goes too
+		return err
+	}
 	names := make([]string, 0, len(ch.Truncate.Relations))
 	for _, rel := range ch.Truncate.Relations {
+		if merged, err := w.truncateMerged(i, rel); err != nil {
+			return err
+		} else if merged {
+			continue
+		}
 		names = append(names, a.session.bindings.get(rel).table.from)
+	}
+	if len(names) == 0 {
+		return nil
 	}
 	sql := "TRUNCATE TABLE " + strings.Join(names, ", ")
 	if ch.Truncate.RestartIdentity {
@@ -320,5 +335,5 @@ func (a *rowApplier) truncate(q *pipeline, i int, ch *decode.Change) error {
 	if ch.Truncate.Cascade {
 		sql += " CASCADE"
 	}
-	return q.run(i, sql)
+	return w.pipe().run(i, sql)
 }

@@ -18,7 +18,7 @@ type books struct {
 	plain                                 string
 	checkpoints, backends, copies, chunks string // quoted, qualified
 	structures                            string // the same
-	lock, store                           string // of Write, one each a transaction
+	lock, store, storeAll                 string // of Write, one of lock and one of the others a transaction
 }
 
 func newBooks(schema string) books {
@@ -36,6 +36,7 @@ func newBooks(schema string) books {
 	// https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS
 	b.lock = "SELECT epoch, checkpoint, pg_backend_pid() FROM " + b.checkpoints + " WHERE group_name = $1 AND worker = $2 FOR NO KEY UPDATE"
 	b.store = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, updated_at = clock_timestamp() WHERE group_name = $1 AND worker = $2"
+	b.storeAll = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, updated_at = clock_timestamp() WHERE group_name = $1 AND worker = ANY ($2::text[])"
 	return b
 }
 

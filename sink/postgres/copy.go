@@ -3,6 +3,7 @@ package postgres
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -35,7 +36,12 @@ func (s *Sink) BeginTable(ctx context.Context, t sink.CopyTable) error {
 		if err != nil {
 			return err
 		}
-		if err := b.copyable(); err != nil {
+		if !s.config.merges(b.table.name) {
+			err = b.copyable()
+		} else {
+			_, err = b.mergeKey()
+		}
+		if err != nil {
 			return err
 		}
 		if err := simple(ctx, c.pg, begin); err != nil {
@@ -45,10 +51,20 @@ func (s *Sink) BeginTable(ctx context.Context, t sink.CopyTable) error {
 		if err := s.guard(ctx, c.pg, st, "FOR NO KEY UPDATE"); err != nil {
 			return err
 		}
-		if err := s.beginTable(ctx, c.pg, st, t, b.table); err != nil {
+		if err := s.beginTable(ctx, c.pg, st, t, b); err != nil {
 			return fmt.Errorf("sink/postgres: beginning the copy into %s: %w", b.table.name, err)
 		}
-		return commit(ctx, c.pg)
+		if err := commit(ctx, c.pg); err != nil {
+			return err
+		}
+		if _, err := s.staged(ctx, c.pg, st, t); err != nil {
+			return err
+		}
+		keys, err := s.readKeys(ctx, c.pg, keysName(st, b.table.name))
+		if err == nil {
+			s.keys.note(keysName(st, b.table.name), keys[keysName(st, b.table.name)])
+		}
+		return err
 	})
 }
 
@@ -78,7 +94,8 @@ func (s *Sink) guard(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, loc
 	return checkEpoch(rows[0][0], *st)
 }
 
-func (s *Sink) beginTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, t sink.CopyTable, dest *table) error {
+func (s *Sink) beginTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, t sink.CopyTable, b *binding) error {
+	dest := b.table
 	kept := make([]string, len(t.Kept))
 	for i, oid := range t.Kept {
 		kept[i] = number(oid)
@@ -118,13 +135,22 @@ func (s *Sink) beginTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start
 	if t.Resumed {
 		return tableError(dest.name, ErrCopyLost, "")
 	}
+	if s.config.merges(dest.name) {
+		if err := s.beginMerge(ctx, pg, st, t, b); err != nil {
+			return err
+		}
+		return s.recordAttempt(ctx, pg, st, t, dest, true)
+	}
+	if err := simple(ctx, pg, "DROP TABLE IF EXISTS "+s.stage(st, t.Source)); err != nil { // the option was left out since
+		return err
+	}
 	switch {
 	case begun:
 	case len(counting) > 0 && stale:
 		return &sink.TogetherError{Table: dest.name.String(), Sources: append(counting, t.Source)}
 	case len(counting) > 0:
 	default:
-		if err := s.empty(ctx, pg, dest, stale); lacksPrivilege(err) {
+		if err := s.empty(ctx, pg, st, dest, stale); lacksPrivilege(err) {
 			return tableError(dest.name, err, "emptying it")
 		} else if err != nil {
 			return err
@@ -152,16 +178,29 @@ func (s *Sink) recordAttempt(ctx context.Context, pg *pgconn.PgConn, st *sink.St
 }
 
 // empty makes the destination table empty, or sees that it is.
-func (s *Sink) empty(ctx context.Context, pg *pgconn.PgConn, dest *table, ours bool) error {
-	rows, err := query(ctx, pg, "SELECT EXISTS (SELECT FROM "+dest.from+")")
+func (s *Sink) empty(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, dest *table, ours bool) error {
+	some, err := yes(ctx, pg, "SELECT EXISTS (SELECT FROM "+dest.from+")")
 	if err != nil {
 		return err
 	}
-	if string(rows[0][0]) == "f" {
-		return nil
+	keys := s.keysTable(st, dest.name)
+	merged, err := yes(ctx, pg, "SELECT to_regclass($1) IS NOT NULL", keys)
+	if err != nil {
+		return err
 	}
-	if !ours && !s.config.truncate {
+	if some && merged && !s.config.truncate {
+		return tableError(dest.name, ErrNotEmpty, "copies were merged into it, so rows of others may stand there: use WithMergeCopy again")
+	}
+	if some && !ours && !s.config.truncate {
 		return tableError(dest.name, ErrNotEmpty, "")
+	}
+	if merged {
+		if err := simple(ctx, pg, "DROP TABLE "+keys); err != nil {
+			return err
+		}
+	}
+	if !some {
+		return nil
 	}
 	s.config.logger.InfoContext(ctx, "emptying a destination table before its copy", "table", dest.name.String(), "written_by_flo", ours)
 	// TRUNCATE is refused for a table that foreign keys of others point at, even if those are empty, and
@@ -198,7 +237,7 @@ func (s *Sink) WriteChunk(ctx context.Context, ch *sink.CopyChunk) error {
 			s.stats.skipped.Add(1)
 			return nil // the session's reset rolls back
 		}
-		copied, err := b.copyRows(ctx, c.pg, ch.Data)
+		copied, err := b.copyRows(ctx, c.pg, ch.Data, s.copyTarget(st, ch.Table, b))
 		if err != nil {
 			return tableError(b.table.name, err, "copying chunk "+ch.ID.String())
 		}
@@ -214,34 +253,34 @@ func (s *Sink) WriteChunk(ctx context.Context, ch *sink.CopyChunk) error {
 	})
 }
 
-// copyRows writes the rows of a chunk and gives their number.
-func (b *binding) copyRows(ctx context.Context, pg *pgconn.PgConn, data []byte) (int64, error) {
+// copyRows writes the rows of a chunk into a table and gives their number.
+func (b *binding) copyRows(ctx context.Context, pg *pgconn.PgConn, data []byte, into string) (int64, error) {
 	if len(b.columns) == 0 {
 		// Rows without columns, a line each. COPY takes no empty list, and without a list it means all
 		// columns, which the destination may have: they get their defaults.
 		rows := uint64(bytes.Count(data, []byte{'\n'}))
-		return exec(ctx, pg, "INSERT INTO "+b.table.sql+" SELECT FROM generate_series(1, $1::bigint)", number(rows))
+		return exec(ctx, pg, "INSERT INTO "+into+" SELECT FROM generate_series(1, $1::bigint)", number(rows))
 	}
-	tag, err := pg.CopyFrom(ctx, bytes.NewReader(data), b.copySQL())
+	tag, err := pg.CopyFrom(ctx, bytes.NewReader(data), b.copySQL(into))
 	return tag.RowsAffected(), err
 }
 
 // copySQL is the COPY that takes the chunks of a relation.
-func (b *binding) copySQL() string {
+func (b *binding) copySQL(into string) string {
 	all := make([]int, len(b.columns))
 	for i := range all {
 		all[i] = i
 	}
-	return b.copyInto(all)
+	return b.copyInto(into, all)
 }
 
 // copyInto is the COPY that takes some columns of a relation.
-func (b *binding) copyInto(columns []int) string {
+func (b *binding) copyInto(into string, columns []int) string {
 	names := make([]string, len(columns))
 	for n, i := range columns {
 		names[n] = b.columns[i].quoted
 	}
-	return "COPY " + b.table.sql + " (" + strings.Join(names, ", ") + ") FROM STDIN"
+	return "COPY " + into + " (" + strings.Join(names, ", ") + ") FROM STDIN"
 }
 
 // claim begins the chunk's transaction and records it; false if it is recorded already. One round trip.
@@ -294,14 +333,22 @@ func (s *Sink) EndTable(ctx context.Context, t sink.CopyTable) error {
 		if err := s.guard(ctx, c.pg, st, "FOR KEY SHARE"); err != nil {
 			return err
 		}
-		if err := s.endTable(ctx, c.pg, st, t); err != nil {
+		var b *binding
+		if s.isStaged(t) {
+			var err error
+			if b, err = c.bind(ctx, t.Relation); err != nil {
+				return err
+			}
+		}
+		if err := s.endTable(ctx, c.pg, st, t, b); err != nil {
 			return err
 		}
 		return commit(ctx, c.pg)
 	})
 }
 
-func (s *Sink) endTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, t sink.CopyTable) error {
+// endTable ends the copy; merged is where its rows go from the table that they stand in so far, nil if from none.
+func (s *Sink) endTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, t sink.CopyTable, merged *binding) error {
 	b, name := s.books, t.Relation.Qualified()
 	key := []string{st.Group, st.Worker, number(t.Source), st.Incarnation, number(t.Attempt)}
 	const where = " WHERE group_name = $1 AND worker = $2 AND source = $3 AND incarnation = $4 AND attempt = $5"
@@ -327,6 +374,15 @@ func (s *Sink) endTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, 
 	}
 	if done {
 		return nil
+	}
+	if merged != nil {
+		if err := s.merge(ctx, pg, st, t, merged, total); err != nil {
+			var named *TableError
+			if errors.As(err, &named) {
+				return err
+			}
+			return tableError(name, err, "merging its copy")
+		}
 	}
 	if _, err := exec(ctx, pg, "DELETE FROM "+b.chunks+where, key...); err != nil {
 		return tableError(name, err, "tidying its chunks")

@@ -40,7 +40,7 @@ var (
 	ErrCopyNotBegun error = refusal("this copy attempt is not under way at the destination: begin the table first")
 	// ErrCopyLost says that the destination knows nothing of a copy that was under way there: it was
 	// emptied, restored, or is another database.
-	ErrCopyLost error = refusal("the destination has lost the copy that was under way: drop the group and copy afresh")
+	ErrCopyLost error = refusal("the destination has lost the copy that was under way: copy afresh (flo.WithResync and a new token, or Drop)")
 	// ErrCopyIncomplete says that chunks or rows of a copied table do not add up.
 	ErrCopyIncomplete error = refusal("the copy is not complete: copy the table afresh")
 	// ErrPrivilege says that the destination's role lacks a right; the text names the GRANT.

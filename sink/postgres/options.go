@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgflo/flo/internal/names"
 )
 
 // Defaults and limits of the options.
@@ -27,11 +29,16 @@ type config struct {
 	missingOK   bool
 	truncate    bool
 	connections int
+	lanes       int
 	schema      string
 	logger      *slog.Logger
 	sync        *schemaSync
 	tolerated   []MisfitKind
 	ddl         ddlPolicy
+
+	merge         []string // patterns of WithMergeCopy
+	mergeAll      bool
+	mergePatterns []names.Pattern
 
 	rowByRow bool // for tests: no COPY
 }
@@ -74,6 +81,7 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 	c := config{
 		conn:        conn,
 		connections: DefaultConnections,
+		lanes:       1,
 		schema:      DefaultSchema,
 		logger:      slog.New(slog.DiscardHandler),
 		ddl:         ddlPolicy{wait: DefaultDDLLockTimeout},
@@ -90,6 +98,9 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 	if c.connections < 1 || c.connections > MaxConnections {
 		invalid("WithConnections(%d): want 1 to %d", c.connections, MaxConnections)
 	}
+	if c.lanes < 1 || c.lanes > MaxConnections {
+		invalid("WithApplyConnections(%d): want 1 to %d", c.lanes, MaxConnections)
+	}
 	// NAMEDATALEN-1, https://www.postgresql.org/docs/current/sql-syntax-lexical.html
 	if c.schema == "" || len(c.schema) > 63 {
 		invalid("WithSchema(%q): want 1 to 63 bytes", c.schema)
@@ -99,6 +110,7 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 	}
 	c.sync.validate(invalid)
 	c.ddl.validate(invalid)
+	c.parseMerge(invalid)
 	for _, k := range c.tolerated {
 		if !slices.Contains(tolerable[:], k) {
 			invalid("WithTolerated(%q): want MisfitType or MisfitKey", string(k))

@@ -19,10 +19,11 @@ type deafConn struct {
 }
 
 func (c *deafConn) Read(b []byte) (int, error) {
-	if c.deaf.Load() {
+	n, err := c.Conn.Read(b)
+	if c.deaf.Load() { // asked behind the read: pgconn may have begun it before, in the background
 		return 0, io.ErrUnexpectedEOF
 	}
-	return c.Conn.Read(b)
+	return n, err
 }
 
 // A connection that breaks in the middle of a pipeline is closed by pgconn on a goroutine of its own: the race

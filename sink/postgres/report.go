@@ -37,6 +37,7 @@ const (
 	MisfitPrivilege MisfitKind = "privilege" // missing: ErrPrivilege
 	MisfitTriggers  MisfitKind = "triggers"  // or foreign keys that would fire: ErrTriggers
 	MisfitRows      MisfitKind = "rows"      // that flo has not written: ErrNotEmpty
+	MisfitMerge     MisfitKind = "merge"     // no key to merge a copy by (WithMergeCopy): ErrMergeKey
 )
 
 // Misfit is one thing in which a destination table doesn't fit what is to be copied into it.
@@ -154,7 +155,13 @@ func (f *fitting) table(ctx context.Context, t sink.CopyTable) error {
 	if err := f.columns(ctx, t, dest); err != nil {
 		return err
 	}
-	if f.coming == nil || !f.coming(t.Source) {
+	merged := f.config.merges(name)
+	switch {
+	case merged:
+		if err := f.mergeKey(ctx, t, dest); err != nil {
+			return err
+		}
+	case f.coming == nil || !f.coming(t.Source):
 		f.key(t, dest)
 	}
 	readable, err := f.privileges(ctx, t, dest)
@@ -164,7 +171,7 @@ func (f *fitting) table(ctx context.Context, t sink.CopyTable) error {
 	if err := f.triggers(ctx, dest); err != nil {
 		return err
 	}
-	if !readable {
+	if !readable || merged {
 		return nil
 	}
 	return f.rows(ctx, t, dest)
@@ -186,6 +193,7 @@ func (f *fitting) columns(ctx context.Context, t sink.CopyTable, dest *table) er
 		switch {
 		case at < 0:
 			f.add(MisfitColumn, dest.name, ErrColumnsMissing, fmt.Sprintf("%q", c.Name), alter+"ADD COLUMN "+ident(c.Name)+" "+typ+";")
+		case dest.columns[at].generated && f.config.merges(dest.name): // left out
 		case dest.columns[at].generated:
 			f.add(MisfitGenerated, dest.name, ErrGenerated, fmt.Sprintf("%q", c.Name), alter+"ALTER COLUMN "+ident(c.Name)+" DROP EXPRESSION;")
 		default:
@@ -235,6 +243,31 @@ func (f *fitting) key(t sink.CopyTable, dest *table) {
 		}
 	}
 	f.add(MisfitKey, dest.name, ErrKeyMissing, strings.Join(names, ", "), "ALTER TABLE "+dest.sql+what+strings.Join(quoted, ", ")+");")
+}
+
+// mergeKey looks for what copies are merged by, and for the right to make the tables that it takes.
+func (f *fitting) mergeKey(ctx context.Context, t sink.CopyTable, dest *table) error {
+	b, err := bindTable(t.Relation, dest)
+	if err != nil {
+		return nil // columns are missing, which is reported
+	}
+	if _, err = b.mergeKey(); err != nil {
+		var e *TableError
+		errors.As(err, &e)
+		mend := "-- ALTER TABLE " + dest.sql + " ADD PRIMARY KEY (…), of columns that are copied"
+		if len(b.keyCols) > 0 {
+			mend = "ALTER TABLE " + dest.sql + " ADD UNIQUE (" + (&mergeKey{cols: b.keyCols}).columns(b, "") + ");"
+		}
+		f.add(MisfitMerge, dest.name, ErrMergeKey, e.Detail, mend)
+	}
+	rows, err := query(ctx, f.pg, "SELECT current_user, has_schema_privilege($1, 'CREATE')", f.config.schema)
+	if err != nil {
+		return tableError(dest.name, err, "looking its privileges up")
+	}
+	if role := ident(string(rows[0][0])); string(rows[0][1]) != "t" {
+		f.add(MisfitPrivilege, dest.name, ErrPrivilege, "WithMergeCopy makes tables in schema "+f.books.schema, "GRANT USAGE, CREATE ON SCHEMA "+f.books.schema+" TO "+role+";")
+	}
+	return nil
 }
 
 // privileges looks at what the role may do; readable says that it may read the table. A privilege on some

@@ -56,6 +56,7 @@ func TestSchemaSyncAsAPoorRoleThatKeepsItsPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	src := flotest.Postgres(t)
+	flotest.RequireDump(t, src)
 	const secret = "s3cr:et\\'x"
 	role := "poor_" + src.Name
 	src.Exec(t, `CREATE ROLE `+role+` LOGIN PASSWORD `+"'"+strings.ReplaceAll(secret, "'", "''")+"'"+`;
@@ -101,6 +102,7 @@ func TestSchemaSyncAsAPoorRoleThatKeepsItsPassword(t *testing.T) {
 // that isn't there, or that a filter has broken, is left out in any case.
 func TestSchemaSyncLeavesOutWhatCannotStand(t *testing.T) {
 	src := flotest.Postgres(t)
+	flotest.RequireDump(t, src)
 	src.Exec(t, `CREATE TABLE away (id int PRIMARY KEY); CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY, p int CONSTRAINT to_p REFERENCES p, a int CONSTRAINT to_away REFERENCES away);
 		CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER trg BEFORE INSERT ON p FOR EACH ROW EXECUTE FUNCTION f()`)
 	tables := []sink.CopyTable{copyOf(t, src, "p"), copyOf(t, src, "c")}
@@ -148,6 +150,7 @@ func TestSchemaSyncLeavesOutWhatCannotStand(t *testing.T) {
 // Another database than the pipeline's source is told by its OIDs; what can't be made is listed, all of it.
 func TestSchemaSyncSaysWhatIsWrong(t *testing.T) {
 	src, other := flotest.Postgres(t), flotest.Postgres(t)
+	flotest.RequireDump(t, src)
 	src.Exec(t, `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, v text UNIQUE, w text); CREATE INDEX b_w ON b (w)`)
 	table := copyOf(t, src, "a")
 	table.Source = 4294967000

@@ -86,7 +86,8 @@ type life struct {
 	tables []*lifeTable
 	alive  map[string][]int // numbers of the keys that are there
 	serial int
-	strays int // one change of so many does not meet what it should
+	strays int  // one change of so many does not meet what it should
+	still  bool // keys and unique values stay where they are
 }
 
 func (w *life) text() any {
@@ -140,7 +141,7 @@ func (w *life) change(t *lifeTable) *decode.Change {
 		n := w.pick(t, true)
 		w.lives(t, n, false)
 		return remove(t.rel, w.keyRow(t, n)...)
-	case p < 53:
+	case p < 53 && !w.still:
 		from, to := w.pick(t, true), w.pick(t, false)
 		w.lives(t, from, false)
 		w.lives(t, to, true)
@@ -184,7 +185,7 @@ func (w *life) batch() []*decode.Change {
 		for range w.rnd.IntN(300) {
 			t := some[w.rnd.IntN(len(some))]
 			out = append(out, w.change(t))
-			if t.unique != "" && w.rnd.IntN(50) == 0 {
+			if t.unique != "" && !w.still && w.rnd.IntN(50) == 0 {
 				out = append(out, w.handOn(t)...)
 			}
 		}

@@ -61,11 +61,16 @@ type Sink struct {
 	pidsMu sync.Mutex
 	pids   map[uint32]struct{} // backends of this Sink's own live sessions
 
-	stats  counters
-	schema schemaState
+	stats  *counters    // of all lanes
+	schema *schemaState // of all lanes
 
-	// generation counts the schema changes that were applied: what was looked up before may be wrong.
-	generation atomic.Uint64
+	lanes     lanes
+	followers string     // rows of checkpoints that are stored together with this one's, as an array; "" for none
+	merging   sync.Map   // attempts whose rows go into a table of their own, by source
+	keys      *knownKeys // of all lanes
+
+	// generation counts the schema changes that were applied, by all lanes: what was looked up before may be wrong.
+	generation *atomic.Uint64
 }
 
 // transaction is the state of the destination transaction that is open between batches.
@@ -75,9 +80,9 @@ type transaction struct {
 	changes  uint64
 	missing  uint64
 
-	custom    bool // statements are planned for their parameters
-	savepoint bool // one stands in front of the last group
-	schema    bool // a schema change was applied
+	custom    bool            // statements are planned for their parameters
+	savepoint bool            // one stands in front of the last group
+	schema    bool            // a schema change was applied
 	rewritten map[uint32]bool // see ddl.anew
 }
 
@@ -94,6 +99,7 @@ type Stats struct {
 type counters struct {
 	transactions, changes, missing, chunks, skipped, copied atomic.Uint64
 	runs, sets, undone                                      atomic.Uint64 // of inserts by COPY; of rows; of groups
+	spread                                                  atomic.Uint64 // batches that several connections applied
 }
 
 // New makes a Sink for the database at url (a URL or a keyword/value string, as libpq takes it, and the
@@ -116,7 +122,7 @@ func NewConfig(conn *pgx.ConnConfig, opts ...Option) (*Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sink{config: c, books: newBooks(c.schema), pids: make(map[uint32]struct{})}
+	s := &Sink{config: c, books: newBooks(c.schema), pids: make(map[uint32]struct{}), stats: new(counters), keys: new(knownKeys), schema: new(schemaState), generation: new(atomic.Uint64)}
 	s.pool = newPool(c.connections)
 	return s, nil
 }
@@ -141,6 +147,19 @@ func (s *Sink) Stats() Stats {
 // permitted Open waits for it until ctx ends. What an earlier Open left unfinished is rolled back. It
 // fails with sink.ErrLeaseLost if a later epoch is there.
 func (s *Sink) Open(ctx context.Context, st sink.Start) (decode.Checkpoint, error) {
+	cp, err := s.openOne(ctx, st)
+	if err != nil {
+		return cp, err
+	}
+	if cp, err = s.openLanes(ctx, st, cp); err != nil {
+		s.fail(ctx)
+		return decode.Checkpoint{}, judge(err, -1)
+	}
+	return cp, nil
+}
+
+// openOne opens this connection.
+func (s *Sink) openOne(ctx context.Context, st sink.Start) (decode.Checkpoint, error) {
 	var none decode.Checkpoint
 	if st.Group == "" || st.Worker == "" {
 		return none, sink.Permanent(fmt.Errorf("sink/postgres: %w: Open needs a group and a worker name", ErrInvalidOption))
@@ -166,6 +185,12 @@ func (s *Sink) Open(ctx context.Context, st sink.Start) (decode.Checkpoint, erro
 	if err := cp.UnmarshalText([]byte(text)); err != nil {
 		return none, sink.Permanent(fmt.Errorf("sink/postgres: %s.checkpoints of group %q, worker %q: %w", s.config.schema, st.Group, st.Worker, err))
 	}
+	keys, err := s.readKeys(ctx, s.main.pg, keysPrefix(&st))
+	if err != nil {
+		s.rollback(ctx)
+		return none, judge(err, -1)
+	}
+	s.keys.set(keys)
 	s.stored, s.open = text, true
 	s.start.Store(&st)
 	return cp, nil
@@ -195,6 +220,14 @@ func (s *Sink) prepareAndTakeOver(ctx context.Context, st sink.Start) (string, e
 //
 // A connection lost during COMMIT is an error too, though the commit may have taken place: Open tells.
 func (s *Sink) Write(ctx context.Context, b *sink.Batch) error {
+	if s.open && len(s.lanes.all) > 0 {
+		return s.lanes.write(ctx, b)
+	}
+	return s.writeOne(ctx, b)
+}
+
+// writeOne applies a batch by this connection.
+func (s *Sink) writeOne(ctx context.Context, b *sink.Batch) error {
 	if !s.open {
 		return fmt.Errorf("sink/postgres: %w", ErrNotOpen)
 	}
@@ -203,10 +236,18 @@ func (s *Sink) Write(ctx context.Context, b *sink.Batch) error {
 		return sink.Permanent(fmt.Errorf("sink/postgres: batch of epoch %d, opened for %d: %w", b.Epoch, st.Epoch, sink.ErrLeaseLost))
 	}
 	resumed := s.tx.begun
+	if now := s.generation.Load(); !resumed && s.main.generation != now {
+		if err := s.main.forget(ctx); err != nil {
+			s.fail(ctx)
+			return judge(err, -1)
+		}
+		s.main.generation = now
+	}
 	err := s.write(ctx, b)
 	var again *againError
 	for errors.As(err, &again) {
-		if !s.recover(ctx) || resumed {
+		altered := s.tx.schema // by which tables of keys may have been, and Open reads those
+		if !s.recover(ctx) || resumed || altered {
 			break // the worker starts the transaction over
 		}
 		err = s.write(ctx, b)
@@ -230,6 +271,10 @@ func (s *Sink) recover(ctx context.Context) bool {
 // Abort rolls back the transaction that batches with More have begun. Open has to be called before the
 // next Write.
 func (s *Sink) Abort(ctx context.Context) error {
+	for _, lane := range s.lanes.all {
+		lane.fail(ctx)
+	}
+	s.lanes.exec = nil
 	s.fail(ctx)
 	return nil
 }
@@ -260,9 +305,10 @@ func (s *Sink) rollback(ctx context.Context) {
 func (s *Sink) Close(ctx context.Context) error {
 	s.open = false
 	s.tx = transaction{}
+	err := s.lanes.close(ctx)
 	if s.main != nil {
 		s.main.close(ctx)
 		s.main = nil
 	}
-	return s.pool.close(ctx)
+	return errors.Join(err, s.pool.close(ctx))
 }

@@ -11,7 +11,7 @@ var _ sink.ChunkTrier = (*Sink)(nil)
 
 // TryChunk copies rows in a transaction that is rolled back. Constraints that wait for the commit are checked too.
 func (s *Sink) TryChunk(ctx context.Context, ch *sink.CopyChunk) error {
-	return s.with(ctx, func(c *session, _ *sink.Start) error {
+	return s.with(ctx, func(c *session, st *sink.Start) error {
 		if ch.Table.Relation == nil {
 			return errShape
 		}
@@ -23,7 +23,7 @@ func (s *Sink) TryChunk(ctx context.Context, ch *sink.CopyChunk) error {
 		if err := simple(ctx, c.pg, begin); err != nil {
 			return err
 		}
-		n, err := b.copyRows(ctx, c.pg, ch.Data)
+		n, err := b.copyRows(ctx, c.pg, ch.Data, s.copyTarget(st, ch.Table, b))
 		if err == nil && uint64(max(n, 0)) != ch.Rows {
 			err = fmt.Errorf("%w: %d of %d rows", ErrCopyIncomplete, n, ch.Rows)
 		}

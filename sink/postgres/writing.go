@@ -111,6 +111,9 @@ func (w *writing) send(at int) error {
 			return err
 		}
 	}
+	if err := w.bring(len(w.batch.Changes)); err != nil {
+		return err
+	}
 	if err := w.store(); err != nil {
 		return err
 	}
@@ -125,6 +128,9 @@ func (w *writing) store() error {
 	cp, err := b.Checkpoint.MarshalText()
 	if err != nil {
 		return &requestError{-1, err}
+	}
+	if all := w.sink.followers; all != "" {
+		return w.pipe().one(w.sink.main.storeAll, text(st.Group, all, string(cp), b.Checkpoint.Incarnation), nil)
 	}
 	return w.pipe().one(w.sink.main.store, text(st.Group, st.Worker, string(cp), b.Checkpoint.Incarnation), nil)
 }
@@ -242,7 +248,7 @@ func (w *writing) release() error {
 // copyIn sends a run's rows, with statements before them.
 func (w *writing) copyIn(before string, run *copyRun) error {
 	r := &copyReader{run: run, whole: len(run.columns) == len(run.binding.columns)}
-	tag, err := w.sink.main.pg.CopyFrom(w.ctx, r, before+run.binding.copyInto(run.columns))
+	tag, err := w.sink.main.pg.CopyFrom(w.ctx, r, before+run.binding.copyInto(run.binding.table.sql, run.columns))
 	r.stop()
 	if err == nil && tag.RowsAffected() != int64(len(run.rows)) {
 		err = errRowsLeftOut

@@ -28,6 +28,8 @@ func Run(t *testing.T, open func(t *testing.T) state.Store) {
 		"Context":          testContext,
 		"Lease":            testLease,
 		"Tables":           testTables,
+		"Resync":           testResync,
+		"Adopted":          testAdopted,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
@@ -63,7 +65,8 @@ func testReplicator(t *testing.T, s state.Store) {
 	is(t, err, state.ErrNotFound)
 	for _, phase := range []string{"copying", "streaming"} {
 		want := state.Replicator{Group: "g", Incarnation: "abc", System: "7", Database: "db", Slot: "flo_g", Mode: "m",
-			Phase: phase, LastLSN: 1 << 40, Confirmed: 1 << 39, Updated: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+			Phase: phase, LastLSN: 1 << 40, Confirmed: 1 << 39, Publications: `"a","b"`,
+			LastCommit: 5, LastCommitTime: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC), Updated: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 		is(t, s.PutReplicator(t.Context(), want), nil)
 		got, err := s.Replicator(t.Context())
 		is(t, err, nil)

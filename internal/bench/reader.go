@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/pgflo/flo"
+	"github.com/pgflo/flo/sink"
+	"github.com/pgflo/flo/sink/postgres"
+)
+
+// reader takes the backlog that stands behind its slot.
+type reader struct {
+	name   string
+	ours   bool
+	writes bool // the destination holds the rows afterwards
+	goal   float64
+	open   func(context.Context) error // makes the slot, before there is a backlog
+	before func(context.Context) error // behind the backlog, not measured; nil: nothing
+	read   func(context.Context) error
+	end    func(context.Context) error
+}
+
+// readers makes a slot for each.
+func (b *bench) readers(ctx context.Context, all ...*reader) ([]*reader, error) {
+	for _, r := range all {
+		if err := r.open(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", r.name, err)
+		}
+	}
+	return all, nil
+}
+
+// native is a subscription with its defaults, made when the backlog is complete.
+func (b *bench) native() *reader { return b.nativeFrom(b.sourceURL) }
+
+func (b *bench) nativeFrom(source string) *reader {
+	return &reader{
+		name: "native subscription", writes: true,
+		open: func(ctx context.Context) error {
+			return execute(ctx, b.from,
+				"DROP PUBLICATION IF EXISTS native",
+				"CREATE PUBLICATION native FOR TABLE changes",
+				"SELECT pg_create_logical_replication_slot('native', 'pgoutput')")
+		},
+		read: func(ctx context.Context) error {
+			if err := b.subscribe(ctx, source); err != nil {
+				return err
+			}
+			return b.arrived(ctx)
+		},
+		end: func(ctx context.Context) error { return execute(ctx, b.to, "DROP SUBSCRIPTION native") },
+	}
+}
+
+func (b *bench) subscribe(ctx context.Context, source string) error {
+	return execute(ctx, b.to, fmt.Sprintf(
+		"CREATE SUBSCRIPTION native CONNECTION '%s' PUBLICATION native WITH (create_slot = false, slot_name = native, copy_data = false)",
+		keywords(source)))
+}
+
+// keywords writes a URL as keywords and values, which libpq of all versions takes.
+func keywords(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return address
+	}
+	password, _ := u.User.Password()
+	return fmt.Sprintf("host=%s port=%s user=%s password=%s dbname=%s", u.Hostname(), u.Port(), u.User.Username(), password, strings.TrimPrefix(u.Path, "/"))
+}
+
+// arrived waits for the last row: changes arrive in order.
+func (b *bench) arrived(ctx context.Context) error {
+	for {
+		var there bool
+		if err := b.to.QueryRow(ctx, "SELECT EXISTS (SELECT FROM changes WHERE id = $1)", b.last).Scan(&there); err != nil || there {
+			return err
+		}
+		if err := pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// pollInterval is how often a wait looks again.
+const pollInterval = 20 * time.Millisecond
+
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(pollInterval):
+		return nil
+	}
+}
+
+// flo is both halves, from the source's backlog into PostgreSQL.
+func (b *bench) flo(goal float64) *reader {
+	r := b.pipeline(func() (sink.Sink, error) { return postgres.New(b.targetURL) })
+	r.name, r.writes, r.goal = "flo", true, goal
+	return r
+}
+
+// discard is both halves, into a sink that does nothing.
+func (b *bench) discard() *reader {
+	r := b.pipeline(func() (sink.Sink, error) {
+		return sink.Func(func(context.Context, *sink.Batch) error { return nil }), nil
+	})
+	r.name = "flo, sink discards"
+	return r
+}
+
+// pipeline makes its slot by running for a moment. A sink is closed when its worker stops, so each run has
+// one of its own.
+func (b *bench) pipeline(open func() (sink.Sink, error)) *reader {
+	group := b.newGroup()
+	run := func(ctx context.Context) error {
+		f, err := b.streaming(group, open)
+		if err != nil {
+			return err
+		}
+		end, err := b.position(ctx)
+		if err != nil {
+			return err
+		}
+		return during(ctx, f.Run, func(ctx context.Context) error { return f.WaitFor(ctx, end) })
+	}
+	return &reader{ours: true, open: run, read: run, end: b.dropper(group)}
+}
+
+func (b *bench) streaming(group string, open func() (sink.Sink, error)) (*flo.Flo, error) {
+	s, err := open()
+	if err != nil {
+		return nil, err
+	}
+	return flo.New(
+		flo.WithSource(b.sourceURL), flo.WithNATSServer(b.nats), flo.WithGroup(group), flo.WithTables("changes"),
+		flo.WithMode(flo.StreamOnly), flo.WithSink(s),
+	)
+}
+
+func (b *bench) dropper(group string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		f, err := b.streaming(group, func() (sink.Sink, error) {
+			return sink.Func(func(context.Context, *sink.Batch) error { return nil }), nil
+		})
+		if err != nil {
+			return err
+		}
+		return f.Drop(ctx)
+	}
+}
+
+// stored is the worker alone, on one connection, from a backlog that the replicator has put into JetStream before.
+func (b *bench) stored(target string, goal float64) *reader {
+	group := b.newGroup()
+	open := func() (sink.Sink, error) { return postgres.New(target) }
+	var end flo.LSN
+	both := func(ctx context.Context) (err error) {
+		f, err := b.streaming(group, open)
+		if err != nil {
+			return err
+		}
+		if end, err = b.position(ctx); err != nil {
+			return err
+		}
+		return during(ctx, f.Run, func(ctx context.Context) error { return f.WaitFor(ctx, end) })
+	}
+	return &reader{
+		name: "flo's worker, from JetStream", ours: true, writes: true, goal: goal,
+		open: both, // both are known to the stream from then on
+		before: func(ctx context.Context) (err error) {
+			f, err := b.streaming(group, open)
+			if err != nil {
+				return err
+			}
+			if end, err = b.position(ctx); err != nil {
+				return err
+			}
+			return during(ctx, f.Replicator().Run, func(ctx context.Context) error {
+				for f.Replicator().Status().Published < end {
+					if err := pause(ctx); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+		read: func(ctx context.Context) error {
+			f, err := b.streaming(group, open)
+			if err != nil {
+				return err
+			}
+			w := f.Workers()[0]
+			return during(ctx, w.Run, func(ctx context.Context) error {
+				for w.Status().Applied < end {
+					if err := pause(ctx); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+		end: b.dropper(group),
+	}
+}
+
+// during runs something until the wait is over.
+func during(ctx context.Context, run, wait func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan error, 1)
+	go func() {
+		err := run(ctx)
+		if err != nil {
+			cancel(err)
+		}
+		done <- err
+	}()
+	err := wait(ctx)
+	cancel(nil)
+	return errors.Join(err, <-done)
+}
+
+// position is a position behind everything that the source has committed.
+func (b *bench) position(ctx context.Context) (lsn flo.LSN, err error) {
+	err = b.from.QueryRow(ctx, "SELECT pg_current_wal_flush_lsn()").Scan(&lsn)
+	return lsn, err
+}
