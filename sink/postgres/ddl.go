@@ -92,6 +92,16 @@ type ddl struct {
 	anew map[uint32]bool
 }
 
+func literal(s string) string { return pgsession.Literal(s) }
+
+func (s *Sink) newDDL(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, ch *decode.SchemaChange) *ddl {
+	worker := *st
+	worker.Worker = laneOwner(st.Worker) // one's books are all lanes'
+	d := &ddl{ctx: ctx, sink: s, pg: pg, st: &worker, change: ch, anew: map[uint32]bool{}}
+	d.books = &structures{ctx: ctx, pg: pg, table: s.books.structures, st: &worker}
+	return d
+}
+
 // Around the statements of a schema change: a bound for locks, and plans that suit large tables, for
 // a foreign key's check joins them.
 const (
@@ -101,7 +111,7 @@ const (
 
 // applySchema applies a schema change, and forgets what was known of the tables.
 func (s *Sink) applySchema(ctx context.Context, ch *decode.SchemaChange) error {
-	st, pg := s.owner(), s.main.pg
+	st, pg := s.start.Load(), s.main.pg
 	if ch == nil {
 		return errShape
 	}
@@ -118,8 +128,8 @@ func (s *Sink) applySchema(ctx context.Context, ch *decode.SchemaChange) error {
 	if s.tx.rewritten == nil {
 		s.tx.rewritten = map[uint32]bool{}
 	}
-	d := &ddl{ctx: ctx, sink: s, pg: pg, st: st, change: ch, anew: s.tx.rewritten}
-	d.books = &structures{ctx: ctx, pg: pg, table: s.books.structures, st: st}
+	d := s.newDDL(ctx, pg, st, ch)
+	d.anew = s.tx.rewritten
 	if err := simple(ctx, pg, ddlBegin+strconv.FormatInt(s.config.ddl.wait.Milliseconds(), 10)); err != nil {
 		return fmt.Errorf("sink/postgres: before a schema change: %w", err)
 	}
@@ -133,7 +143,7 @@ func (s *Sink) applySchema(ctx context.Context, ch *decode.SchemaChange) error {
 	if d.ran == 0 {
 		return nil
 	}
-	s.generation.Add(1) // in front of the commit that shows it
+	s.main.generation = s.generation.Add(1) // in front of the commit that shows it
 	if err := s.main.forget(ctx); err != nil {
 		return fmt.Errorf("sink/postgres: behind a schema change: %w", err)
 	}
@@ -235,7 +245,7 @@ func remedy(err error) string {
 
 // leaveOut notes what was not made, and why.
 func (d *ddl) leaveOut(kind, name, reason, sql string, err error) {
-	s := &d.sink.schema
+	s := d.sink.schema
 	s.mu.Lock()
 	if !slices.ContainsFunc(s.status.LeftOut, func(o SchemaObject) bool { return o.SQL == sql }) {
 		s.status.LeftOut = append(s.status.LeftOut, SchemaObject{Kind: kind, Name: name, Reason: reason, SQL: sql, Err: err})

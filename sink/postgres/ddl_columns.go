@@ -8,8 +8,6 @@ import (
 	"github.com/pgflo/flo/internal/pgsession"
 )
 
-func literal(s string) string { return pgsession.Literal(s) }
-
 // create makes the table, with the source's names of columns.
 func (a *altering) create() error {
 	if err := a.makeSchema(a.shape.Schema); err != nil {
@@ -350,6 +348,9 @@ func (a *altering) retype(c, o *decode.ColumnShape, l *liveColumn) (bool, error)
 			err = a.fail(a.next.dest, action, cast, err)
 		}
 		return true, err
+	}
+	if keys := a.keysOf(a.next.dest); keys != nil {
+		return false, a.fail(a.next.dest, action, cast, err) // rows of others are in it
 	}
 	// The source did it by an expression that isn't known: the rows come afresh.
 	a.sink.config.logger.WarnContext(a.ctx, "emptied a destination table whose rows the source wrote anew in a way that can't be repeated; a fresh copy brings them",

@@ -42,8 +42,7 @@ func (s *Sink) withSchemas(ctx context.Context, tables []sink.CopyTable, f func(
 			if err := simple(ctx, c.pg, ddlBegin+wait); err != nil {
 				return err
 			}
-			d := &ddl{ctx: ctx, sink: s, pg: c.pg, st: st, change: t.Schema, anew: map[uint32]bool{}}
-			d.books = &structures{ctx: ctx, pg: c.pg, table: s.books.structures, st: st}
+			d := s.newDDL(ctx, c.pg, st, t.Schema)
 			if err := f(d); err != nil {
 				return fmt.Errorf("sink/postgres: before a copy: %w", err)
 			}

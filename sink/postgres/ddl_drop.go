@@ -283,7 +283,7 @@ func (d *ddl) dropTable(x *decode.Dropped) (name decode.Name, drop bool, err err
 	if err != nil || t == nil {
 		return name, false, err
 	}
-	if d.sink.config.ddl.keep || len(others) > 0 {
+	if d.sink.config.ddl.keep || len(others) > 0 || d.keysOf(p.dest) != nil { // with rows of others
 		d.pass("the dropping of table "+p.dest.String(), "it is kept")
 		return name, false, nil
 	}

@@ -140,8 +140,7 @@ func (s *Sink) addLabels(ctx context.Context, changes []*decode.Change) error {
 			continue
 		}
 		if e.ddl == nil {
-			st := s.owner()
-			e.ddl = &ddl{ctx: ctx, sink: s, pg: s.main.pg, st: st, books: &structures{ctx: ctx, pg: s.main.pg, table: s.books.structures, st: st}}
+			e.ddl = s.newDDL(ctx, s.main.pg, s.start.Load(), nil)
 		}
 		for k := range ch.Schema.Types {
 			if t := &ch.Schema.Types[k]; t.Kind == "e" {

@@ -39,8 +39,8 @@ func (d *ddl) tables() error {
 		}
 	}
 	for _, step := range []func(*altering) error{
-		(*altering).detach, (*altering).columns, (*altering).keys, (*altering).attach,
-		(*altering).foreignKeys, (*altering).comments, (*altering).restore,
+		(*altering).detach, (*altering).columns, (*altering).keys,
+		(*altering).foreignKeys, (*altering).comments, (*altering).restore, (*altering).attach, (*altering).followKeys,
 	} {
 		for _, a := range all {
 			if a.looked != d.ran { // a parent's alteration is its children's
@@ -234,7 +234,7 @@ func (a *altering) columns() error {
 
 // refuseRows: a table that the source has only just made is not one that has rows, unless flo wrote them.
 func (a *altering) refuseRows() error {
-	if a.live.kind != "r" || len(a.shared) > 0 {
+	if a.live.kind != "r" || len(a.shared) > 0 || a.sink.config.merges(a.next.dest) {
 		return nil
 	}
 	rows, err := query(a.ctx, a.pg, "SELECT EXISTS (SELECT FROM ONLY "+a.live.sql()+"), EXISTS (SELECT FROM "+a.sink.books.copies+

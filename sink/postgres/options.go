@@ -109,8 +109,8 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 		invalid("WithLogger(nil): leave the option out for silence")
 	}
 	c.sync.validate(invalid)
-	c.parseMerge(invalid)
 	c.ddl.validate(invalid)
+	c.parseMerge(invalid)
 	for _, k := range c.tolerated {
 		if !slices.Contains(tolerable[:], k) {
 			invalid("WithTolerated(%q): want MisfitType or MisfitKey", string(k))

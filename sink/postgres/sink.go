@@ -61,16 +61,16 @@ type Sink struct {
 	pidsMu sync.Mutex
 	pids   map[uint32]struct{} // backends of this Sink's own live sessions
 
-	stats  *counters // of all lanes
-	schema schemaState
+	stats  *counters    // of all lanes
+	schema *schemaState // of all lanes
 
 	lanes     lanes
 	followers string     // rows of checkpoints that are stored together with this one's, as an array; "" for none
 	merging   sync.Map   // attempts whose rows go into a table of their own, by source
 	keys      *knownKeys // of all lanes
 
-	// generation counts the schema changes that were applied: what was looked up before may be wrong.
-	generation *atomic.Uint64 // of all lanes
+	// generation counts the schema changes that were applied, by all lanes: what was looked up before may be wrong.
+	generation *atomic.Uint64
 }
 
 // transaction is the state of the destination transaction that is open between batches.
@@ -122,7 +122,7 @@ func NewConfig(conn *pgx.ConnConfig, opts ...Option) (*Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sink{config: c, books: newBooks(c.schema), pids: make(map[uint32]struct{}), stats: new(counters), keys: new(knownKeys), generation: new(atomic.Uint64)}
+	s := &Sink{config: c, books: newBooks(c.schema), pids: make(map[uint32]struct{}), stats: new(counters), keys: new(knownKeys), schema: new(schemaState), generation: new(atomic.Uint64)}
 	s.pool = newPool(c.connections)
 	return s, nil
 }
@@ -236,10 +236,18 @@ func (s *Sink) writeOne(ctx context.Context, b *sink.Batch) error {
 		return sink.Permanent(fmt.Errorf("sink/postgres: batch of epoch %d, opened for %d: %w", b.Epoch, st.Epoch, sink.ErrLeaseLost))
 	}
 	resumed := s.tx.begun
+	if now := s.generation.Load(); !resumed && s.main.generation != now {
+		if err := s.main.forget(ctx); err != nil {
+			s.fail(ctx)
+			return judge(err, -1)
+		}
+		s.main.generation = now
+	}
 	err := s.write(ctx, b)
 	var again *againError
 	for errors.As(err, &again) {
-		if !s.recover(ctx) || resumed {
+		altered := s.tx.schema // by which tables of keys may have been, and Open reads those
+		if !s.recover(ctx) || resumed || altered {
 			break // the worker starts the transaction over
 		}
 		err = s.write(ctx, b)
