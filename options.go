@@ -348,7 +348,7 @@ func WithStreamMaxBytes(n int64) ReplicatorOption { return func(c *config) { c.m
 
 // WithStreaming lets PostgreSQL 14 and later send large transactions while they are still open: those that take more
 // than logical_decoding_work_mem at the source. They flow into JetStream before they commit, so that the source spills
-// nothing to its disk and workers have them sooner behind the commit; workers see nothing of them before, and nothing
+// nothing to its disk and the last change is in JetStream sooner behind the commit; workers see nothing of them before, and nothing
 // of what is rolled back, which goes through NATS nevertheless. All of the group's workers have to be of a version
 // that knows it. With WithStreamMaxBytes, open transactions may take 40 % of it; if they take more, all
 // transactions are read as a whole until Run ends. Default: off.

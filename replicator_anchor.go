@@ -140,7 +140,7 @@ func (a *anchor) keepalive(lsn decode.LSN) error {
 
 func (a *anchor) missing(instead string) error {
 	return fmt.Errorf("%w: the stream holds a transaction committed at %s, which the server does not have: %s. It was restored from a backup, and has gone on from there; "+
-		"changes may be missing: call Drop and start over with a fresh copy", ErrSourceChanged, a.lsn, instead)
+		"changes may be missing: %s", ErrSourceChanged, a.lsn, instead, startOver)
 }
 
 // commitTime of the last transaction in a message, whose end may be in a later one: its Begin tells it, too.

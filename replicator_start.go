@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -411,7 +412,7 @@ func (s *replication) makeSlot(ctx context.Context, name string, temporary bool)
 
 // publishStart publishes where changes begin and which tables are copied, and waits until it is stored.
 func (s *replication) publishStart(ctx context.Context) error {
-	s.round = s.tables
+	s.round = slices.Clone(s.tables) // it is written to while others read the group's
 	if s.r.cfg.mode == StreamOnly {
 		s.round, s.copyDone, s.noCopy = nil, true, true
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,11 +37,11 @@ func (p *pipeline) streamedTxns() string {
 // noneStaged waits until nothing is staged any more. The checkpoints have to move for that.
 func (p *pipeline) noneStaged(ctx context.Context) {
 	p.t.Helper()
-	s := p.stream(ctx)
-	n := 0
+	s, conn := p.stream(ctx), p.src.Conn(p.t)
 	eventually(p.t, ctx, "nothing is staged any more", func() bool {
-		n++
-		p.src.Exec(p.t, `SELECT txid_current()`)
+		if _, err := conn.Exec(ctx, `SELECT txid_current()`); err != nil {
+			p.t.Fatal(err)
+		}
 		info, err := s.Info(ctx, withSubjects(p, "staged.>"))
 		return err == nil && len(info.State.Subjects) == 0
 	})
@@ -62,7 +63,7 @@ func TestStreamedTransactionsAreTheSameChangesAsWholeOnes(t *testing.T) {
 	}
 	w := newStreamedWriter(t, p.src, rand.New(rand.NewPCG(seed, 0)))
 	w.ddl = true
-	w.steps(ctx, 400)
+	w.steps(ctx, 250)
 	w.finish(ctx)
 	p.catchUp(ctx)
 	if err := whole.WaitFor(ctx, p.now()); err != nil {
@@ -84,8 +85,10 @@ func TestStreamedTransactionsOverRestartsOfTheReplicator(t *testing.T) {
 	streamEarly(t, p.src)
 	rec := &flotest.Recorder{}
 	whole, want := p.whole(ctx)
-	launch(t, ctx, p.worker(flo.WithSink(rec)))
-	launch(t, ctx, p.worker(flo.WithWorker("tables", p.sink())))
+	workers := []*flo.Worker{p.worker(flo.WithSink(rec)), p.worker(flo.WithWorker("tables", p.sink()))}
+	for _, w := range workers {
+		launch(t, ctx, w)
+	}
 	early := true
 	start := func() *run { return launch(t, ctx, p.replicator(flo.WithStreaming(early))) }
 	rep := start()
@@ -95,8 +98,8 @@ func TestStreamedTransactionsOverRestartsOfTheReplicator(t *testing.T) {
 	eventually(t, ctx, "the copy is done", func() bool { return rep.of.(*flo.Replicator).Status().CopyDone })
 	w := newStreamedWriter(t, p.src, r)
 	w.messages = true
-	for range 8 {
-		w.steps(ctx, 40)
+	for range 6 {
+		w.steps(ctx, 30)
 		switch r.IntN(3) {
 		case 0:
 			if err := rep.stop(); err != nil {
@@ -116,23 +119,16 @@ func TestStreamedTransactionsOverRestartsOfTheReplicator(t *testing.T) {
 		early = true
 		rep = start()
 	}
+	end := p.now()
 	p.published(ctx, rep.of.(*flo.Replicator))
 	if err := whole.WaitFor(ctx, p.now()); err != nil {
 		t.Fatal(err)
 	}
-	lines := streamedChanges(t, want)
-	eventually(t, ctx, "all is recorded", func() bool { return len(streamedChanges(t, rec)) >= len(lines) })
-	sameLines(t, "streamed", streamedChanges(t, rec), lines)
-	eventually(t, ctx, "the tables are equal", func() bool { return p.same(ctx) })
+	for _, w := range workers {
+		eventually(t, ctx, "worker "+w.Name()+" has all", func() bool { return w.Status().Applied >= end })
+	}
+	sameLines(t, "streamed", streamedChanges(t, rec), streamedChanges(t, want))
 	p.equal(ctx)
-}
-
-// same reports whether both sides have as much.
-func (p *pipeline) same(ctx context.Context) bool {
-	const sum = `SELECT string_agg(x, ' ') FROM (
-		SELECT count(*) || '/' || sum(v) || '/' || sum(id) AS x FROM shared UNION ALL SELECT count(*) || '/' || sum(id) FROM own0
-		UNION ALL SELECT count(*) || '/' || sum(id) FROM own1 UNION ALL SELECT count(*) || '/' || sum(id) FROM own2) s`
-	return p.src.QueryString(p.t, sum) == p.dst.QueryString(p.t, sum)
 }
 
 // A transaction's changes are in the stream while it is open, and no worker sees any of it before the commit, nor
@@ -365,9 +361,9 @@ func TestAStreamedTransactionsDeadLettersHaveItsPositions(t *testing.T) {
 	streamEarly(t, p.src)
 	whole, want := p.whole(ctx)
 	rec := &flotest.Recorder{}
-	refused := map[string]bool{"7": true, "2500": true, "4000": true}
+	refused := map[string]bool{"7": true, "700": true}
 	id := func(c *decode.Change) string { return string(c.New[0].Bytes()) }
-	p.start(ctx, flo.WithStreaming(true), flo.WithErrorPolicy(flo.DeadLetter), flo.WithBatchSize(1000), flo.WithSink(sink.Func(func(ctx context.Context, b *sink.Batch) error {
+	p.start(ctx, flo.WithStreaming(true), flo.WithErrorPolicy(flo.DeadLetter), flo.WithBatchSize(500), flo.WithSink(sink.Func(func(ctx context.Context, b *sink.Batch) error {
 		for _, c := range b.Changes {
 			if refused[id(c)] {
 				return sink.Permanent(errors.New("no"))
@@ -380,13 +376,13 @@ func TestAStreamedTransactionsDeadLettersHaveItsPositions(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.src.Exec(t, `DO $$ BEGIN
-		INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 2000) i;
+		INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 600) i;
 		BEGIN
-			INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(2001, 3000) i;
+			INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(601, 1200) i;
 			RAISE 'no';
 		EXCEPTION WHEN others THEN NULL;
 		END;
-		INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(2001, 5000) i;
+		INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(601, 1500) i;
 	END $$`)
 	p.catchUp(ctx)
 	if err := whole.WaitFor(ctx, p.now()); err != nil {
@@ -422,10 +418,13 @@ func TestStreamedTransactionsLeaveRoomInALimitedStream(t *testing.T) {
 	streamEarly(t, p.src)
 	p.start(ctx, flo.WithStreaming(true), flo.WithStreamMaxBytes(16<<20), flo.WithSink(p.sink()))
 	p.catchUp(ctx)
-	for _, rows := range []int{4000, 4000, 4000, 4000, 10_000, 4000} {
+	for _, rows := range []int{3000, 3000, 3000, 10_000, 3000} {
 		p.src.Exec(t, `INSERT INTO wide SELECT i, repeat(md5(i::text), 32) FROM generate_series(1, $1::int) i`, rows)
 		p.src.Exec(t, `DELETE FROM wide`)
 	}
 	p.catchUp(within(t, ctx, time.Minute))
 	p.equal(ctx)
+	if warnings := strings.Join(p.f.Status().Replicator.Warnings, "\n"); !strings.Contains(warnings, "WithStreaming has no effect") {
+		t.Errorf("the large one was staged: %q", warnings)
+	}
 }

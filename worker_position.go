@@ -125,11 +125,11 @@ func (s *working) search(ctx context.Context, at place) (place, error) {
 	}
 }
 
-// reaches reports whether a message goes up to a position, or begins a transaction behind it: the position may be an
-// idle one that the stream, filled up again after a rollback, doesn't have, and then the next transaction is
-// needed from its beginning.
-func reaches(h *wire.Header, end decode.LSN) bool {
-	return h.To.End >= end || h.To.Open && h.To.LSN >= end
+// reachedBy reports whether a message holds something behind the place: it reaches its position, it begins a
+// transaction that goes on in the next message and is not applied (where the position was an idle one that a
+// rollback took away, transactions may begin below it in the stream), or it is of a later attempt.
+func (p *place) reachedBy(h *wire.Header) bool {
+	return h.To.End >= p.pos.End || h.To.Open && h.To.LSN >= p.pos.End || h.Attempt > p.cp.Attempt
 }
 
 func (s *working) halve(ctx context.Context, at place, last uint64) (place, error) {
@@ -150,7 +150,7 @@ func (s *working) halve(ctx context.Context, at place, last uint64) (place, erro
 			return place{}, err
 		}
 		switch {
-		case reaches(&h, at.pos.End) || h.Attempt > at.cp.Attempt:
+		case at.reachedBy(&h):
 			hi = mid
 		case seq >= hi:
 			lo = hi
@@ -162,7 +162,7 @@ func (s *working) halve(ctx context.Context, at place, last uint64) (place, erro
 	if err != nil {
 		return place{}, err
 	}
-	if !reaches(&h, at.pos.End) && h.Attempt <= at.cp.Attempt { // the stream was rolled back, or filled up again, while it was searched
+	if !at.reachedBy(&h) { // the stream was rolled back, or filled up again, while it was searched
 		return place{}, fmt.Errorf("%w: sequence %d ends at %s, below %s", errReposition, seq, h.To.End, at.pos.End)
 	}
 	if h.From.End > at.pos.End {

@@ -107,8 +107,7 @@ func hashed(n int, parts ...string) string {
 // stagePrefix and keysPrefix begin the names of the tables that hold an attempt's rows, by source, and the keys of the
 // rows that were brought, by destination.
 func keysPrefix(st *sink.Start) string {
-	worker, _, _ := strings.Cut(st.Worker, laneMark) // all lanes bring rows on behalf of one worker
-	return "keys_" + hashed(10, st.Group, worker) + "_"
+	return "keys_" + hashed(10, st.Group, laneOwner(st.Worker)) + "_"
 }
 
 func keysName(st *sink.Start, dest decode.Name) string {
@@ -116,7 +115,7 @@ func keysName(st *sink.Start, dest decode.Name) string {
 }
 
 func (s *Sink) stage(st *sink.Start, source uint32) string {
-	return pgx.Identifier{s.config.schema, "stage_" + hashed(10, st.Group, st.Worker) + "_" + number(source)}.Sanitize()
+	return pgx.Identifier{s.config.schema, "stage_" + hashed(10, st.Group, laneOwner(st.Worker)) + "_" + number(source)}.Sanitize()
 }
 
 func (s *Sink) keysTable(st *sink.Start, dest decode.Name) string {
@@ -209,9 +208,6 @@ func (k *mergeKey) names(b *binding) []string {
 	}
 	return out
 }
-
-// literal quotes a string.
-func literal(s string) string { return pgsession.Literal(s) }
 
 // merge brings a source's rows into the destination, in the transaction that ends its copy.
 type merge struct {

@@ -34,6 +34,7 @@ type config struct {
 	logger      *slog.Logger
 	sync        *schemaSync
 	tolerated   []MisfitKind
+	ddl         ddlPolicy
 
 	merge         []string // patterns of WithMergeCopy
 	mergeAll      bool
@@ -83,6 +84,7 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 		lanes:       1,
 		schema:      DefaultSchema,
 		logger:      slog.New(slog.DiscardHandler),
+		ddl:         ddlPolicy{wait: DefaultDDLLockTimeout},
 	}
 	for _, o := range opts {
 		if o != nil {
@@ -108,6 +110,7 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 	}
 	c.sync.validate(invalid)
 	c.parseMerge(invalid)
+	c.ddl.validate(invalid)
 	for _, k := range c.tolerated {
 		if !slices.Contains(tolerable[:], k) {
 			invalid("WithTolerated(%q): want MisfitType or MisfitKey", string(k))

@@ -34,7 +34,8 @@ type session struct {
 	onClose               func()
 
 	// Of the copy's sessions: the Open under which the session is recorded.
-	recorded *sink.Start
+	recorded   *sink.Start
+	generation uint64 // the Sink's, when bindings were looked up
 }
 
 // connect opens a session with flo's settings.
