@@ -263,7 +263,7 @@ func TestAWorkerAtALostIdlePositionTakesTheNextTransactionFromItsBeginning(t *te
 	store.start()
 	p.src.Exec(t, `INSERT INTO wide SELECT i, repeat(md5(i::text), 32) FROM generate_series(1, 5000) i`)
 	again := p.replicator(opts...)
-	rep = launch(t, ctx, again)
+	launch(t, ctx, again)
 	p.published(ctx, again)
 	w = launch(t, ctx, p.worker(append(opts, flo.WithSink(p.sink()))...))
 	eventually(t, ctx, "all rows", func() bool { w.running(); return p.dst.QueryString(t, `SELECT count(*) FROM wide`) == "5001" })
