@@ -25,9 +25,10 @@ type anchor struct {
 }
 
 // anchorOf the tail; none if the tail names no transaction of this slot, or the publications were other ones when
-// it was written, so that the server may leave the transaction out.
+// it was written, so that the server may leave the transaction out. None either where transactions come before their
+// ends: one that is in the stream already would be staged again, and the relations that it describes be lost with it.
 func (s *replication) anchorOf(ctx context.Context) anchor {
-	if s.tail.LSN == 0 || s.made || s.r.unanchored.Load() || !s.tail.Open && s.tail.End < s.tail.LSN {
+	if s.tail.LSN == 0 || s.made || s.r.cfg.streaming || s.r.unanchored.Load() || !s.tail.Open && s.tail.End < s.tail.LSN {
 		return anchor{}
 	}
 	rec, err := s.store.Replicator(ctx)
