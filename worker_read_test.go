@@ -111,7 +111,7 @@ func feedAll(t *testing.T, cp decode.Checkpoint, heads []wire.Header, bodies [][
 	opt := &workerConfig{name: "w", batchSize: 3, batchBytes: 1 << 20, flushInterval: time.Hour,
 		sink: sink.Func(func(context.Context, *sink.Batch) error { return nil })}
 	w := &working{Worker: &Worker{cfg: newConfig(nil), opt: opt, log: slog.New(slog.DiscardHandler), tx: transactional{}}, stream: &bus.Stream{}, report: newReporter(nil, stateWorker(), 0), letters: &letters{}}
-	f := &feed{working: w, out: make(chan *batch), pos: wire.Point{LSN: cp.LSN, End: cp.End}, cp: cp, parser: decode.NewParser(), rules: rules.NewBinder(nil)}
+	f := &feed{working: w, out: make(chan *batch), pos: wire.Point{LSN: cp.LSN, End: cp.End}, cp: cp, parser: decode.NewParser(), rules: rules.NewBinder(nil), shapes: map[uint32]*decode.Relation{}}
 	f.batch = f.newBatch()
 	done := make(chan struct{})
 	go func() {

@@ -92,6 +92,9 @@ func (s *Sink) writeRows(ctx context.Context, b *sink.Batch, from, to int, more 
 			return judge(err, i)
 		}
 	}
+	if err := s.weigh(ctx, b.Changes[from:to]); err != nil {
+		return judge(err, -1)
+	}
 	part := *b
 	part.Changes, part.More = b.Changes[from:to], more
 	if err := s.applyBatch(ctx, &part); err != nil {

@@ -210,7 +210,7 @@ func TestPermanentErrorsNameTheChange(t *testing.T) {
 		{name: "constraint", bad: insert(kv, "2", "-1"), says: "23514"},
 		{name: "table missing", bad: insert(rel("none", "*k"), "1"), is: ErrTableMissing, says: "public.none"},
 		{name: "columns missing", bad: insert(rel("t", "*k", "v", "no", "nor"), "1", "1", "1", "1"), is: ErrColumnsMissing, says: `"no", "nor"`},
-		{name: "schema change", bad: &decode.Change{Op: decode.OpSchema, Schema: &decode.SchemaChange{Tag: "ALTER TABLE"}}, is: sink.ErrUnsupported},
+		{name: "schema change", bad: &decode.Change{Op: decode.OpSchema, Schema: &decode.SchemaChange{Tag: "ALTER TABLE", Failed: "broken"}}, is: ErrDDL},
 		{name: "no identity", bad: update(rel("t", "k", "v"), "1", "2"), is: ErrNoIdentity},
 		{name: "short row", bad: insert(kv, "1"), says: "columns"},
 		{name: "trigger", ddl: `CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TABLE tr (k int PRIMARY KEY); CREATE TRIGGER "My" BEFORE INSERT ON tr FOR EACH ROW EXECUTE FUNCTION f()`,

@@ -138,7 +138,7 @@ func (p *planner) end(from int) int {
 		if b == nil {
 			return i
 		}
-		if b.reducible && p.batch >= b.sets.resume {
+		if b.reducible && b.takesSets(p.batch) {
 			continue
 		}
 		f := p.family(b)
@@ -229,7 +229,7 @@ func (p *planner) take(g *group, which []int) {
 // reduce makes sets of a family's changes, if it is one table and is worth them.
 func (p *planner) reduce(g *group, f *family) bool {
 	b := f.last
-	if f.mixed || !b.reducible || p.batch < b.sets.resume || len(f.all) < p.reduced || !p.reducer.reduce(b, p.changes, f.all) {
+	if f.mixed || !b.reducible || !b.takesSets(p.batch) || len(f.all) < p.reduced || !p.reducer.reduce(b, p.changes, f.all) {
 		return false
 	}
 	sets := p.reducer.collect()
@@ -292,7 +292,7 @@ func (p *planner) inFront(g *group, f *family) {
 // stands in the way of another.
 func (f *family) settable(p *planner) bool {
 	b := f.last
-	return !f.mixed && b.castable && !b.rel.HasKey() && p.batch >= b.sets.resume && len(f.heads) >= p.reduced &&
+	return !f.mixed && b.castable && !b.rel.HasKey() && b.takesSets(p.batch) && len(f.heads) >= p.reduced &&
 		!slices.ContainsFunc(f.runs[0].rows, func(row decode.Row) bool { return !small(row) })
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -35,6 +36,9 @@ type table struct {
 	deferrable bool
 	// uniques counts the indexes and constraints that keep rows apart.
 	uniques int
+	// light: by its statistics, as they were when it was weighed, it is emptier than it can be.
+	light   bool
+	weighed time.Time
 }
 
 type column struct {
