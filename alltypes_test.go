@@ -88,7 +88,8 @@ var allColumns = []column{
 	}},
 	{"time", []string{"00:00:00", "24:00:00", "23:59:59.999999"}, nil}, {"timetz", []string{"00:00:00-15:59:59", "24:00:00+15:59", "12:34:56.789+00"}, nil},
 	{"interval", []string{"0", "1 year 2 mons -3 days 04:05:06.789", "178000000 years", "-2147483648 days", "-2147483647 seconds", "-1 mons +2 days -00:00:00.000001"}, func(r *rand.Rand) string {
-		return fmt.Sprintf("%d mons %d days %d microseconds", int32(r.Uint32()), int32(r.Uint32()), int64(r.Uint64()))
+		// Up to PostgreSQL 14 each number has to fit into 32 bits.
+		return fmt.Sprintf("%d mons %d days %d hours %d microseconds", int32(r.Uint32()), int32(r.Uint32()), int32(r.Uint32()), int32(r.Uint32()))
 	}},
 	{"interval day to second(2)", []string{"3 days 04:05:06.78"}, nil},
 	{"uuid", []string{"00000000-0000-0000-0000-000000000000", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"}, nil},

@@ -26,7 +26,7 @@ type Letter struct {
 	Position Position       // zero for copied rows
 	Copy     *decode.CopyID // of a copied row
 	Table    decode.Name    // at the source; of a TRUNCATE its first table
-	Op       string         // "insert", "update", "delete", "truncate"
+	Op       string         // "insert", "update", "delete", "truncate", "schema"
 	Reason   string         // at most 1 KiB
 	Time     time.Time      // when it was stored
 	Tx       *decode.Tx     // without EndLSN; nil for copied rows

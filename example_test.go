@@ -85,6 +85,19 @@ func ExampleWithRules() {
 	// Output: true <nil>
 }
 
+// Large transactions flow into JetStream before they commit. Workers see them at their commits, as without.
+func ExampleWithStreaming() {
+	f, err := flo.New(
+		flo.WithSource("postgres://flo@db.example/shop"), // PostgreSQL 14 or later
+		flo.WithNATSURL("nats://nats.example"),
+		flo.WithGroup("shop"),
+		flo.WithStreaming(true),
+		flo.WithSink(discard),
+	)
+	fmt.Println(f != nil, err)
+	// Output: true <nil>
+}
+
 // Several sinks on one group: each worker has a name, a sink and options of its own, and gets every
 // change.
 func ExampleWithWorker() {

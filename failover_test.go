@@ -5,22 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/flotest"
 )
-
-// serverVersion is server_version_num, for example 150018.
-func serverVersion(t testing.TB, db *flotest.DB) int {
-	t.Helper()
-	v, err := strconv.Atoi(db.QueryString(t, `SHOW server_version_num`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
 
 // ownFile writes a file into a server's data folder, owned as the folder is.
 func ownFile(t testing.TB, dir, name, text string) {
@@ -187,7 +176,7 @@ func TestAPromotedStandbyThatLacksTransactionsStops(t *testing.T) {
 func TestSlotFailoverOnAnOlderServerIsRefused(t *testing.T) {
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
-	if serverVersion(t, p.src) >= 170000 {
+	if v := p.src.QueryString(t, `SHOW server_version_num`); v >= "170000" {
 		t.Skip("the server knows failover slots")
 	}
 	wantStop(t, p.launch(ctx, flo.WithSlotFailover(), flo.WithSink(p.sink())).ends(ctx), flo.ErrSourceSettings, "WithSlotFailover", "17")
@@ -200,9 +189,7 @@ func TestAFailoverSlotGoesOnOnThePromotedStandby(t *testing.T) {
 	primary := flotest.NewServer(t)
 	p := newPipeline(t, smallTable)
 	p.use(primary.NewDB(t))
-	if serverVersion(t, p.src) < 170000 {
-		t.Skip("failover slots came with PostgreSQL 17")
-	}
+	flotest.RequireVersion(t, p.src, 17) // failover slots
 	p.src.Exec(t, smallTable)
 	copied(t, ctx, p) // with an ordinary slot, which becomes another one
 	standby := standbyOf(t, ctx, primary, flotest.WithSetting("primary_slot_name", "standby"), flotest.WithSetting("hot_standby_feedback", "on"))
@@ -251,9 +238,7 @@ func TestAStandbyIsCopiedAndStreamed(t *testing.T) {
 	primary := flotest.NewServer(t)
 	p := newPipeline(t, smallTable)
 	p.use(primary.NewDB(t))
-	if serverVersion(t, p.src) < 160000 {
-		t.Skip("logical decoding on a standby came with PostgreSQL 16")
-	}
+	flotest.RequireVersion(t, p.src, 16) // logical decoding on a standby
 	p.src.Exec(t, smallTable)
 	p.src.Exec(t, `CREATE PUBLICATION everything FOR TABLE t; INSERT INTO t SELECT i, 'copied' FROM generate_series(1, 1000) i`)
 	standby := p.on(standbyOf(t, ctx, primary, flotest.WithSetting("hot_standby_feedback", "on")))

@@ -345,3 +345,10 @@ func (p *pipeline) madeStream(ctx context.Context) jetstream.Stream {
 	})
 	return s
 }
+
+// withSubjects asks for the subjects of the pipeline's stream that match.
+func withSubjects(p *pipeline, filter string) jetstream.StreamInfoOpt {
+	s := p.stream(context.Background())
+	prefix := strings.TrimSuffix(s.CachedInfo().Config.Subjects[0], ">")
+	return jetstream.WithSubjectFilter(prefix + filter)
+}

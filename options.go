@@ -90,6 +90,8 @@ type config struct {
 	resync          string
 	walLimit        int64
 	walAction       WALAction
+	ddl             bool
+	streaming       bool
 
 	worker  workerConfig // defaults
 	workers []workerConfig
@@ -106,6 +108,7 @@ type workerConfig struct {
 	startAt       StartPoint
 	policy        ErrorPolicy
 	letterLimit   int
+	observe       bool // WithDDLFromRelations
 	own           []WorkerOption
 }
 
@@ -343,6 +346,14 @@ func WithStreamReplicas(n int) ReplicatorOption { return func(c *config) { c.rep
 // WithStreamMaxBytes limits the stream, in bytes; a full stream holds the replicator back. At least
 // 16 MiB. Default 0: no limit.
 func WithStreamMaxBytes(n int64) ReplicatorOption { return func(c *config) { c.maxBytes = n } }
+
+// WithStreaming lets PostgreSQL 14 and later send large transactions while they are still open: those that take more
+// than logical_decoding_work_mem at the source. They flow into JetStream before they commit, so that the source spills
+// nothing to its disk and the last change is in JetStream sooner behind the commit; workers see nothing of them before, and nothing
+// of what is rolled back, which goes through NATS nevertheless. All of the group's workers have to be of a version
+// that knows it. With WithStreamMaxBytes, open transactions may take 40 % of it; if they take more, all
+// transactions are read as a whole until Run ends. Default: off.
+func WithStreaming(on bool) ReplicatorOption { return func(c *config) { c.streaming = on } }
 
 // WithReplayWindow sets how far the slot's confirmed position trails behind what JetStream has
 // acknowledged: a NATS server that loses up to that much of its store is filled up again. JetStream

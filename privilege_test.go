@@ -63,6 +63,7 @@ func asRole(block, name string) string {
 func TestARoleWithReplicationAndSelectReplicatesWhatTheOwnerPublishes(t *testing.T) {
 	ctx := testContext(t)
 	p := newPipeline(t, `CREATE TABLE users (id bigint PRIMARY KEY, name text, secret text)`, `CREATE TABLE log (what text)`, `CREATE TABLE other (id int PRIMARY KEY)`)
+	flotest.RequireVersion(t, p.src, 15) // row filters and column lists
 	p.src.Exec(t, `INSERT INTO users SELECT i, 'user ' || i, 'secret' FROM generate_series(1, 100) i; INSERT INTO log VALUES ('copied'); INSERT INTO other VALUES (1)`)
 	p.src.Exec(t, documented(t, "-- at the source, by the owner"))
 	source, fill := role(t, p.src, "reader", "REPLICATION", asRole(documented(t, "-- at the source, with the owner's publication"), "flo_source"))
@@ -154,7 +155,8 @@ func TestTheDocumentedRolesAreEnoughForPublicationsOfTheirOwn(t *testing.T) {
 		}
 		return p.launch(ctx, flo.WithSource(source), flo.WithSink(s))
 	}
-	wantStop(t, try(p.dst.URL).ends(ctx), flo.ErrPrivilege, "GRANT")
+	// The replicator alone: a worker beside it might make schema flo before it fails.
+	wantStop(t, launch(t, ctx, p.replicator(flo.WithSource(source))).ends(ctx), flo.ErrPrivilege, "GRANT")
 	p.src.Exec(t, srcFill(strings.ReplaceAll(grants, "shop_owner", fmt.Sprintf("%q", ownerName))))
 	// The destination's role has nothing yet.
 	err := try(target).ends(ctx)

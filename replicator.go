@@ -29,6 +29,10 @@ type Replicator struct {
 	// unanchored: the server could not decode the stream's last transaction again, so that it isn't asked for.
 	unanchored atomic.Bool
 	settled    atomic.Int64 // the calls that were seen to
+	// unstreamed: transactions are read as a whole up to this commit LSN, whatever WithStreaming says.
+	unstreamed atomic.Uint64
+
+	described map[uint32]bool // tables that the source has described in this Run, with WithDDL; one session at a time
 
 	resyncing func(step int) error // for tests: called in front of each step of a resync, and behind the last
 }
@@ -71,10 +75,11 @@ func (r *Replicator) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer r.running.Store(false)
+	r.unstreamed.Store(0)
 	err := r.guarded(ctx, func(ctx context.Context) error {
 		last, done := outliving(ctx, r.cfg.stopTimeout)
 		defer done()
-		r.last = last
+		r.last, r.described = last, nil
 		return retry(ctx, r.source.Logger, &r.status.commonStatus, r.session)
 	})
 	r.status.stop(err)
@@ -199,6 +204,9 @@ func (r *Replicator) replicate(t *tenure, link *link, store state.Store) error {
 	if err != nil {
 		return err
 	}
+	if err := s.ensureDDL(ctx, conn); err != nil { // before a slot is made, so that nothing behind it goes unseen
+		return err
+	}
 	if fresh {
 		if err := s.begin(ctx); err != nil {
 			return err
@@ -287,8 +295,8 @@ func (r *Replicator) claimAll(ctx context.Context, store state.Store) (holds []*
 	return holds, err
 }
 
-// Drop removes what flo made for the group: slot, publications (not those of WithPublication), streams and
-// state. Nothing of the group may run, in
+// Drop removes what flo made for the group: slot, publications (not those of WithPublication), the event triggers of
+// WithDDL if no other group of the database uses them, streams and state. Nothing of the group may run, in
 // whatever process: then nothing is removed, and the error names it. What is gone already is no error.
 func (r *Replicator) Drop(ctx context.Context) error {
 	if r.running.Load() {

@@ -136,6 +136,9 @@ func (r *Replicator) dropPublications(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	if err := r.source.DropDDL(ctx, conn, r.cfg.group); err != nil {
+		return err
+	}
 	if !r.cfg.adopts() {
 		return r.source.DropPublications(ctx, conn, r.cfg.publicationName())
 	}

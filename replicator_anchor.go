@@ -24,14 +24,14 @@ type anchor struct {
 	open bool       // the stream holds its beginning only
 }
 
-// anchorOf the tail; none if the tail names no transaction, or the publications were other ones when it was
-// written, so that the server may leave the transaction out.
+// anchorOf the tail; none if the tail names no transaction of this slot, or the publications were other ones when
+// it was written, so that the server may leave the transaction out.
 func (s *replication) anchorOf(ctx context.Context) anchor {
-	if s.tail.LSN == 0 || s.r.unanchored.Load() {
+	if s.tail.LSN == 0 || s.made || s.r.unanchored.Load() || !s.tail.Open && s.tail.End < s.tail.LSN {
 		return anchor{}
 	}
 	rec, err := s.store.Replicator(ctx)
-	if err != nil || rec.Publications != publicationList(s.published) {
+	if err != nil || rec.LastCommit == 0 || rec.Incarnation != s.stream.Incarnation() || rec.Publications != publicationList(s.published) {
 		return anchor{}
 	}
 	a := anchor{lsn: s.tail.LSN, end: s.tail.End, time: s.tailTime, open: s.tail.Open}
@@ -70,7 +70,14 @@ type commitStamp struct {
 
 // noteCommit keeps the last transaction's, for the record.
 func (st *streaming) noteCommit(frame []byte) {
-	if len(frame) == 0 || frame[0] != 'C' {
+	if len(frame) < 5 {
+		return
+	}
+	switch frame[0] {
+	case 'C':
+	case 'c':
+		frame = append([]byte{'C'}, frame[5:]...) // Int32 transaction, then as in Commit
+	default:
 		return
 	}
 	if c, err := decode.ParseCommit(frame); err == nil { // the packer has read it, too
@@ -113,7 +120,7 @@ func beginning(data []byte) (at decode.LSN, when time.Time, err error) {
 	case 'B':
 		b, err := decode.ParseBegin(data)
 		return b.CommitLSN, b.CommitTime, err
-	case 'c': // Int32 transaction, then as in Commit
+	case 'c': // as noteCommit reads it
 		if len(data) < 5 {
 			return 0, when, fmt.Errorf("%w: Stream Commit cut", decode.ErrMalformed)
 		}
@@ -133,7 +140,7 @@ func (a *anchor) keepalive(lsn decode.LSN) error {
 
 func (a *anchor) missing(instead string) error {
 	return fmt.Errorf("%w: the stream holds a transaction committed at %s, which the server does not have: %s. It was restored from a backup, and has gone on from there; "+
-		"changes may be missing: call Drop and start over with a fresh copy", ErrSourceChanged, a.lsn, instead)
+		"changes may be missing: %s", ErrSourceChanged, a.lsn, instead, startOver)
 }
 
 // commitTime of the last transaction in a message, whose end may be in a later one: its Begin tells it, too.

@@ -79,6 +79,14 @@ func (l *lineages) add(ctx context.Context, store state.Store, tables []state.Ta
 	return out, nil
 }
 
+// has reports whether anything is known of a table.
+func (l *lineages) has(oid uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ok := l.known[oid]
+	return ok
+}
+
 // describe is source.Describe with the names and ancestors that the relation has had, or has got since.
 func (s *replication) describe(ctx context.Context, conn *pgx.Conn, rel *decode.Relation, types []uint32) (decode.Description, error) {
 	d, err := source.Describe(ctx, conn, 0, types)
@@ -90,6 +98,7 @@ func (s *replication) describe(ctx context.Context, conn *pgx.Conn, rel *decode.
 		return d, err
 	}
 	t := state.Table{OID: rel.OID}
+	d.New = s.schema.on && !s.lineages.has(rel.OID)
 	for _, l := range found {
 		t.Names, t.Ancestors = []decode.Name{l.Name}, l.Ancestors
 	}
@@ -97,7 +106,7 @@ func (s *replication) describe(ctx context.Context, conn *pgx.Conn, rel *decode.
 	if err != nil {
 		return d, err
 	}
-	if len(list[0].Names) == 0 {
+	if len(list[0].Names) == 0 && !s.schema.on { // else a CREATE TABLE would have come first: it is of CREATE TABLE AS, and no partition
 		return d, fmt.Errorf("%w: %s (OID %d): whether it was a partition, and of what, can't be found out any more, nor which rules its rows need; %s",
 			ErrTableForgotten, names.Qualified(rel.Schema, rel.Name), rel.OID, startOver)
 	}

@@ -267,12 +267,16 @@ func (s *replication) describeTables(ctx context.Context) error {
 	for _, t := range published {
 		now[t.OID] = t
 	}
+	shapes, err := s.shapes(ctx, conn, tableIDs(s.round))
+	if err != nil {
+		return err
+	}
 	body := room()
 	for i := range s.round {
 		if t, ok := now[s.round[i].OID]; ok {
 			s.round[i] = t
 		}
-		if body, err = s.appendCopyBegin(ctx, conn, body, &s.round[i], s.slot.Point); err != nil {
+		if body, err = s.appendCopyBegin(ctx, conn, body, &s.round[i], shapes[s.round[i].OID], s.slot.Point); err != nil {
 			return err
 		}
 		if len(body) > s.target() || i == len(s.round)-1 {

@@ -4,9 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -56,15 +59,23 @@ type replication struct {
 	slot      *source.NewSlot // holds the snapshot until the copy has imported it
 	made      bool            // this session made the group's slot
 	lineages  lineages
+	schema    schemaTracking
 
 	acked      ackedPositions
 	lastCommit atomic.Pointer[commitStamp] // of the last transaction that was received
+	recorded   decode.LSN                  // of it in the record; the upkeep's
 	swept      bool                        // nothing of a copy is in the stream any more
 	whole      atomic.Bool                 // the copy is whole, and the stream says so
 	verified   atomic.Uint64               // the last sequence that this session knows to be stored
 	stored     atomic.Pointer[wire.Point]  // where `changes` ends in the stream
 	gate       byteGate
 	workers    idleWatch // the upkeep's
+
+	sweptStaged bool // nothing of older sessions is staged in vain
+	discards    struct {
+		sync.Mutex
+		list []discarded
+	}
 }
 
 // newSession draws the name under which a session writes.
@@ -401,7 +412,7 @@ func (s *replication) makeSlot(ctx context.Context, name string, temporary bool)
 
 // publishStart publishes where changes begin and which tables are copied, and waits until it is stored.
 func (s *replication) publishStart(ctx context.Context) error {
-	s.round = s.tables
+	s.round = slices.Clone(s.tables) // it is written to while others read the group's
 	if s.r.cfg.mode == StreamOnly {
 		s.round, s.copyDone, s.noCopy = nil, true, true
 	}
@@ -429,14 +440,14 @@ func (s *replication) publishStart(ctx context.Context) error {
 	return nil
 }
 
-func (s *replication) appendCopyBegin(ctx context.Context, conn *pgx.Conn, body []byte, t *source.Table, point decode.LSN) ([]byte, error) {
+func (s *replication) appendCopyBegin(ctx context.Context, conn *pgx.Conn, body []byte, t *source.Table, shape json.RawMessage, point decode.LSN) ([]byte, error) {
 	rel := &decode.Relation{OID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity, Columns: t.Columns}
 	frame := decode.AppendRelation(nil, rel)
 	body, err := s.appendDescription(ctx, conn, body, rel)
 	if err != nil {
 		return nil, err
 	}
-	return wire.AppendJSON(body, wire.RecCopyBegin, wire.CopyBegin{Table: t.OID, Attempt: s.attempt, Point: point, Relation: frame})
+	return wire.AppendJSON(body, wire.RecCopyBegin, wire.CopyBegin{Table: t.OID, Attempt: s.attempt, Point: point, Relation: frame, Schema: shape})
 }
 
 // appendDescription appends what the relation's own message leaves out, if there is anything.
@@ -449,7 +460,7 @@ func (s *replication) appendDescription(ctx context.Context, conn *pgx.Conn, bod
 	if err != nil {
 		return nil, err
 	}
-	if len(d.Ancestors) == 0 && len(d.OtherNames) == 0 && len(d.Types) == 0 {
+	if len(d.Ancestors) == 0 && len(d.OtherNames) == 0 && len(d.Types) == 0 && !d.New {
 		return body, nil
 	}
 	return wire.AppendJSON(body, wire.RecDescribe, d)

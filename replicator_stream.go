@@ -50,6 +50,9 @@ type streaming struct {
 	idleNext time.Time        // no idle marker before
 	frames   int
 	anchor   anchor
+	began    time.Time
+	early    bool                  // large transactions come before they end
+	staged   map[uint32]*stagedRun // of those, by XID; the sender's
 }
 
 // run streams, and copies beside it where the attempt still has to, until ctx ends or something breaks.
@@ -60,6 +63,9 @@ func (s *replication) run(ctx context.Context) error {
 		}
 	}
 	if err := s.openPublisher(ctx); err != nil {
+		return err
+	}
+	if err := s.trackSchema(ctx); err != nil {
 		return err
 	}
 	work, cancel := context.WithCancel(s.work)
@@ -90,17 +96,19 @@ func (s *replication) run(ctx context.Context) error {
 		g.Wait()
 		return err
 	}
-	anchored := s.anchorOf(ctx)
+	anchored, early := s.anchorOf(ctx), s.streamsBeforeCommit()
 	conn, err := s.r.source.StartStream(work, source.StreamConfig{
-		Slot: s.r.cfg.slot, Publications: s.published, From: s.tail.End, Since: anchored.since(), System: s.sys,
+		Slot: s.r.cfg.slot, Publications: s.published, From: s.tail.End, Since: anchored.since(), System: s.sys, Streaming: early,
 	})
 	if err != nil {
 		cancel()
 		g.Wait()
 		return err
 	}
-	st := &streaming{replication: s, conn: conn, parser: decode.NewParser(), out: make(chan *pack.Batch, sendQueue), spare: make(chan []byte, spareBuffers), copied: copied, ask: asks}
-	st.anchor = anchored.above(conn.Confirmed())
+	st := &streaming{
+		replication: s, conn: conn, parser: decode.NewParser(), out: make(chan *pack.Batch, sendQueue), spare: make(chan []byte, spareBuffers),
+		copied: copied, ask: asks, began: time.Now(), early: early, staged: map[uint32]*stagedRun{}, anchor: anchored.above(conn.Confirmed()),
+	}
 	s.acked.spare = st.spare
 	conn.SetLazy(true) // it notices load itself
 	st.packer = pack.New(pack.Config{
@@ -111,6 +119,11 @@ func (s *replication) run(ctx context.Context) error {
 		actx, done := either(gctx, ctx)
 		defer done()
 		return s.answerLabels(actx)
+	})
+	g.Go(func() error {
+		dctx, done := either(gctx, ctx)
+		defer done()
+		return s.describeSchema(dctx)
 	})
 	g.Go(func() error {
 		uctx, done := either(gctx, ctx)
@@ -271,12 +284,23 @@ func (st *streaming) wait(inflight int) time.Duration {
 
 // frame takes one pgoutput message.
 func (st *streaming) frame(ctx context.Context, data []byte) error {
+	if st.early {
+		if ok, err := st.streamed(ctx, data); ok {
+			return err
+		}
+	}
 	switch data[0] {
 	case 'R':
 		return st.relation(ctx, data)
 	case 'Y':
 		st.types = wire.AppendFrame(st.types, data)
 		return nil
+	}
+	if data[0] == 'M' && wire.IsChange(data) {
+		var err error
+		if data, err = st.message(ctx, data, false); err != nil {
+			return err
+		}
 	}
 	if err := st.packer.Frame(data); err != nil {
 		return st.abortIfDiffers(ctx, err)
@@ -288,43 +312,43 @@ func (st *streaming) frame(ctx context.Context, data []byte) error {
 	return nil
 }
 
-// relation describes a relation for all batches to come. The catalog is asked on another goroutine, so
-// that feedback goes on.
+// relation describes a relation for all batches to come.
 func (st *streaming) relation(ctx context.Context, data []byte) error {
 	rel, err := st.parser.Relation(data)
 	if err != nil {
 		return err
 	}
 	frame := append([]byte(nil), data...)
-	type result struct {
-		records []byte
-		err     error
-	}
-	ch := make(chan result, 1)
-	go func() {
+	var records []byte
+	err = st.aside(func() error {
 		joins, err := st.joins(ctx, st.replication.conn, rel.OID)
 		if joins {
 			err = errRound
 		}
-		if err != nil {
-			ch <- result{err: err}
-			return
+		if err == nil {
+			records, err = st.appendDescription(ctx, st.replication.conn, nil, rel)
 		}
-		records, err := st.appendDescription(ctx, st.replication.conn, nil, rel)
-		ch <- result{records, err}
-	}()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	records = append(records, st.types...)
+	st.types = st.types[:0]
+	st.packer.SetRelation(rel.OID, wire.AppendFrame(records, frame))
+	return nil
+}
+
+// aside runs what asks the catalog on another goroutine, so that feedback goes on.
+func (st *streaming) aside(f func() error) error {
+	ch := make(chan error, 1)
+	go func() { ch <- f() }()
 	tick := time.NewTicker(quietWait)
 	defer tick.Stop()
 	for {
 		select {
-		case r := <-ch:
-			if r.err != nil {
-				return r.err
-			}
-			r.records = append(r.records, st.types...)
-			st.types = st.types[:0]
-			st.packer.SetRelation(rel.OID, wire.AppendFrame(r.records, frame))
-			return nil
+		case err := <-ch:
+			return err
 		case <-tick.C:
 			if err := st.conn.Tick(time.Now()); err != nil {
 				<-ch
@@ -334,14 +358,22 @@ func (st *streaming) relation(ctx context.Context, data []byte) error {
 	}
 }
 
-// hand gives the batch to the sender, and keeps the connection alive while that one is busy.
+// hand gives the batch to the sender.
 func (st *streaming) hand(ctx context.Context) error {
-	var spare []byte
+	return st.give(ctx, st.packer.Take(st.buffer()))
+}
+
+// buffer gives one that was given back; nil if there is none.
+func (st *streaming) buffer() (spare []byte) {
 	select {
 	case spare = <-st.spare:
 	default:
 	}
-	b := st.packer.Take(spare)
+	return spare
+}
+
+// give hands a batch to the sender, and keeps the connection alive while that one is busy.
+func (st *streaming) give(ctx context.Context, b *pack.Batch) error {
 	select {
 	case st.out <- b:
 		return nil
@@ -367,6 +399,9 @@ func (st *streaming) hand(ctx context.Context) error {
 // lookAround does what is due besides reading: confirm, mark the copy's end, mark idle time.
 func (st *streaming) lookAround(ctx context.Context) error {
 	st.confirm()
+	if err := st.streamsAgain(); err != nil {
+		return err
+	}
 	select {
 	case <-st.copied:
 		st.copied = nil
@@ -434,7 +469,17 @@ func (st *streaming) abortIfDiffers(ctx context.Context, err error) error {
 func (st *streaming) send(ctx context.Context) error {
 	limit := st.stream.MaxPayload()
 	for b := range st.out {
-		if !b.Header.From.Open {
+		if b.Header.Kind == wire.Staged {
+			if err := st.stage(ctx, b); err != nil {
+				return err
+			}
+			continue
+		}
+		if b.Streamed != nil { // it makes room by and by
+			if err := st.record(ctx, b); err != nil {
+				return err
+			}
+		} else if !b.Header.From.Open {
 			if err := st.gate.waitChanges(ctx); err != nil {
 				return err
 			}
@@ -466,6 +511,10 @@ func (s *replication) onAck(token any, seq uint64) {
 	b, ok := token.(*pack.Batch)
 	if !ok {
 		return // copied rows
+	}
+	if b.Header.Kind == wire.Staged { // which nothing is confirmed by
+		s.acked.recycle(b)
+		return
 	}
 	to := b.Header.To
 	s.stored.Store(&to)

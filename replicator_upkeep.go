@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
+	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
 	"github.com/pgflo/flo/internal/names"
 	"github.com/pgflo/flo/internal/source"
@@ -31,6 +33,7 @@ func (s *replication) upkeep(ctx context.Context) error {
 	var purged time.Time
 	looked := time.Now()
 	s.gate.setLimit(s.r.cfg.maxBytes)
+	defer s.lastRecord()
 	for {
 		due := time.Since(purged) >= purgeInterval
 		if due || s.r.cfg.maxBytes > 0 {
@@ -55,8 +58,13 @@ func (s *replication) upkeep(ctx context.Context) error {
 			if err := s.checkWants(ctx); err != nil {
 				return err
 			}
+		} else if s.recorded == 0 && s.lastCommit.Load() != nil { // soon, see anchor
+			s.writeRecord(ctx)
 		}
-		if time.Since(looked) >= s.tablesInterval() {
+		if s.schema.lookSoon.Swap(false) || time.Since(looked) >= s.tablesInterval() {
+			if err := s.checkDDL(ctx); err != nil && fatal(named(err)) {
+				return err
+			}
 			err := s.watchTables(ctx)
 			if changed := (*adoptedChanged)(nil); errors.Is(err, errRound) || errors.As(err, &changed) {
 				return err
@@ -93,9 +101,21 @@ func (s *replication) writeRecord(ctx context.Context) {
 		Slot: s.r.cfg.slot, Mode: string(s.r.cfg.mode), Phase: string(st.Phase), LastLSN: st.Published, Confirmed: st.Confirmed,
 		WALKept: st.WALKept, Publications: publicationList(s.published), LastCommit: last.lsn, LastCommitTime: last.time, Updated: time.Now().UTC(),
 	})
-	if err != nil && ctx.Err() == nil {
+	if err == nil {
+		s.recorded = last.lsn
+	} else if ctx.Err() == nil {
 		s.log.DebugContext(ctx, "writing the replicator's record failed", slog.Any("error", err))
 	}
+}
+
+// lastRecord writes the record at the end of a session, if there is something new in it that the next one wants.
+func (s *replication) lastRecord() {
+	if last := s.lastCommit.Load(); last == nil || last.lsn == s.recorded {
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.work, time.Second)
+	defer cancel()
+	s.writeRecord(ctx)
 }
 
 // purge deletes what all registered workers have finished: strictly below the message that each
@@ -106,6 +126,9 @@ func (s *replication) writeRecord(ctx context.Context) {
 // While an attempt's copy is not whole, its marker and the ends of its tables stay, whoever has drained them:
 // the next session learns from them what is still to be copied.
 func (s *replication) purge(ctx context.Context) error {
+	if err := s.purgeDiscarded(ctx); err != nil {
+		return err
+	}
 	whole := s.whole.Load()
 	workers, err := s.store.Workers(ctx)
 	if err != nil || len(workers) == 0 {
@@ -113,9 +136,10 @@ func (s *replication) purge(ctx context.Context) error {
 	}
 	verified := s.verified.Load()
 	changes, rows, drained := verified, verified, s.attempt
+	position := decode.LSN(math.MaxUint64) // before the message that is needed
 	for i := range workers {
 		w := &workers[i]
-		needed, ok, err := s.verifyCheckpoint(ctx, w)
+		needed, from, ok, err := s.verifyCheckpoint(ctx, w)
 		if err != nil {
 			return err
 		}
@@ -123,6 +147,7 @@ func (s *replication) purge(ctx context.Context) error {
 			return nil
 		}
 		changes = min(changes, needed)
+		position = min(position, from)
 		rows = min(rows, s.copiedBy(w))
 		drained = min(drained, w.Checkpoint.Attempt)
 	}
@@ -140,10 +165,13 @@ func (s *replication) purge(ctx context.Context) error {
 		}
 		s.swept = true
 	}
-	if changes > 0 {
-		return s.stream.PurgeChanges(ctx, changes, verified)
+	if changes == 0 {
+		return nil
 	}
-	return nil
+	if err := s.stream.PurgeChanges(ctx, changes, verified); err != nil || !whole {
+		return err
+	}
+	return s.purgeStaged(ctx, position, verified)
 }
 
 // tablesInterval is how often the source's catalog is looked at: 30 s by default.
@@ -188,6 +216,17 @@ func (s *replication) watchTables(ctx context.Context) error {
 		identity, ours := had[t.OID]
 		if name := names.Qualified(t.Schema, t.Name); !ours && named[name] && !s.noCopy {
 			s.log.WarnContext(ctx, "a table was dropped and made again: it is copied afresh", slog.String("table", name))
+			return errRound
+		}
+		if !ours && s.schema.on {
+			if err := s.r.source.CheckJoin(ctx, conn, t, s.r.cfg.mode != StreamOnly); err != nil {
+				if !errors.Is(err, source.ErrPrivilege) {
+					return err
+				}
+				s.warn(ctx, fmt.Sprintf("table %s can't join the group: %v", names.Qualified(t.Schema, t.Name), err))
+				continue
+			}
+			s.log.InfoContext(ctx, "a table joins the group: it was made, or renamed", slog.String("table", names.Qualified(t.Schema, t.Name)))
 			return errRound
 		}
 		if !ours {
@@ -248,24 +287,25 @@ func (s *replication) copiedBy(w *state.Worker) uint64 {
 }
 
 // verifyCheckpoint compares a checkpoint with the message that it names. needed is that message's first
-// sequence: of one in parts the worker needs all, since the checkpoint may lie within it.
-func (s *replication) verifyCheckpoint(ctx context.Context, w *state.Worker) (needed uint64, ok bool, err error) {
+// sequence: of one in parts the worker needs all, since the checkpoint may lie within it. from is where it begins:
+// what ends at or before that stands in messages before.
+func (s *replication) verifyCheckpoint(ctx context.Context, w *state.Worker) (needed uint64, from decode.LSN, ok bool, err error) {
 	cp := w.Checkpoint
 	if cp.Incarnation == s.stream.Incarnation() && cp.Seq == 0 {
-		return 0, true, nil // it has written nothing but copied rows
+		return 0, 0, true, nil // it has written nothing but copied rows
 	}
 	if cp.Incarnation != s.stream.Incarnation() || cp.Seq > s.verified.Load() {
-		return 0, false, nil
+		return 0, 0, false, nil
 	}
 	msg, err := s.stream.Get(ctx, cp.Seq)
 	if err != nil {
-		return 0, false, err
+		return 0, 0, false, err
 	}
 	h, _, err := wire.Parse(msg.Data)
 	if err != nil {
-		return 0, false, err
+		return 0, 0, false, err
 	}
-	return cp.Seq - uint64(h.Part), h.Session == cp.Session && holds(&h, cp.End), nil
+	return cp.Seq - uint64(h.Part), h.From.End, h.Session == cp.Session && holds(&h, cp.End), nil
 }
 
 // byteGate holds writers back while the stream is larger than flo's own limits, which lie below the
@@ -275,6 +315,7 @@ type byteGate struct {
 	mu     sync.Mutex
 	limit  int64
 	bytes  int64
+	held   int64         // of bytes: those of transactions that have not ended, which nobody can take yet
 	opened chan struct{} // closed and replaced at each reading
 }
 
@@ -282,7 +323,18 @@ type byteGate struct {
 const (
 	changesShare = 0.6
 	copyShare    = 0.8
+	// stagedShare is how much of it transactions that have not ended may take. What is between it and
+	// changesShare can be taken by workers, so that a closed gate opens again.
+	stagedShare = 0.4
 )
+
+// hold counts bytes of transactions that have not ended, and reports whether they are too many.
+func (g *byteGate) hold(n int64) (over bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held += n
+	return g.limit > 0 && float64(g.held) > stagedShare*float64(g.limit)
+}
 
 func (g *byteGate) setLimit(n int64) {
 	g.mu.Lock()

@@ -230,3 +230,42 @@ func TestNATSRolledBackInMidCopyAndInMidStreamUnderLoadIsHealed(t *testing.T) {
 	p.equal(ctx)
 	r.running()
 }
+
+// The worker stands at an idle position that NATS then lost, and the first transaction behind it travels in several
+// messages: the worker finds the one with its beginning.
+func TestAWorkerAtALostIdlePositionTakesTheNextTransactionFromItsBeginning(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, wideTable)
+	store, window := lazyStore(p)
+	opts := []flo.Option{window, flo.WithLeaseTime(time.Second), flo.WithIdleInterval(time.Hour)}
+	p.src.Exec(t, `CREATE TABLE noise (x text)`)
+	opts = append(opts, flo.WithExcludeTables("noise"))
+	rep := launch(t, ctx, p.replicator(opts...))
+	w := launch(t, ctx, p.worker(append(opts, flo.WithSink(p.sink()))...))
+	p.src.Exec(t, `INSERT INTO wide VALUES (0, 'first')`)
+	eventually(t, ctx, "the first row", func() bool { return p.dst.QueryString(t, `SELECT count(*) FROM wide`) == "1" })
+	backup := store.save()
+	p.src.Exec(t, `INSERT INTO noise SELECT repeat('x', 1000) FROM generate_series(1, 100)`)
+	f, err := flo.New(p.options(append(opts, flo.WithSink(p.sink()))...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.f = f
+	p.catchUp(ctx) // by an idle position that it asks for
+	for _, r := range []*run{w, rep} {
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store.close()
+	store.restore(backup)
+	store.start()
+	p.src.Exec(t, `INSERT INTO wide SELECT i, repeat(md5(i::text), 32) FROM generate_series(1, 5000) i`)
+	again := p.replicator(opts...)
+	launch(t, ctx, again)
+	p.published(ctx, again)
+	w = launch(t, ctx, p.worker(append(opts, flo.WithSink(p.sink()))...))
+	eventually(t, ctx, "all rows", func() bool { w.running(); return p.dst.QueryString(t, `SELECT count(*) FROM wide`) == "5001" })
+	p.equal(ctx, "wide")
+}

@@ -267,7 +267,7 @@ func TestAResyncOfOtherModes(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.src.Exec(t, `INSERT INTO t VALUES (2, 'left out')`)
-		r = run("now")
+		run("now")
 		p.src.Exec(t, `INSERT INTO t VALUES (3, 'seen')`)
 		p.catchUp(ctx)
 		if n := len(seen.Changes()); n != 2 {

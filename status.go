@@ -46,7 +46,10 @@ type ReplicatorStatus struct {
 	Published LSN    // end of the last transaction (or idle position) that is in the stream
 	Confirmed LSN    // what the source was told; trails by the replay window
 	Changes   uint64 // published since Run began
-	CopyDone  bool   // the initial copy is whole in the stream
+	// Forged counts messages with flo's prefix that flo's event triggers did not write, with WithDDL: anybody may write
+	// them, and they are left out. One that is read again after an interruption counts again.
+	Forged    uint64
+	CopyDone  bool // the initial copy is whole in the stream
 	Tables    []TableStatus
 	Idle      []IdleWorker // registered workers that don't run, and for which the stream is kept
 	WALKept   int64        // bytes of WAL that the source keeps for the slot; see WithWALLimit
@@ -265,6 +268,8 @@ func (s *replicatorStatus) published(end decode.LSN, changes int) {
 		st.Changes += uint64(changes)
 	})
 }
+
+func (s *replicatorStatus) forged() { s.update(func(st *ReplicatorStatus) { st.Forged++ }) }
 
 func (s *replicatorStatus) confirmed(lsn decode.LSN) {
 	s.update(func(st *ReplicatorStatus) { st.Confirmed = max(st.Confirmed, lsn) })

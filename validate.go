@@ -142,6 +142,9 @@ func (c *config) validateWorkers() {
 		if w.startAt != StartAtBeginning && w.startAt != StartAtNow {
 			c.bad("worker %q: WithStartAt(%q): want StartAtBeginning or StartAtNow", w.name, w.startAt)
 		}
+		if w.observe && c.ddl {
+			c.bad("worker %q: WithDDLFromRelations: WithDDL tells of all schema changes; leave it out", w.name)
+		}
 		if w.policy != Stop && w.policy != DeadLetter {
 			c.bad("worker %q: WithErrorPolicy(%q): want Stop or DeadLetter", w.name, w.policy)
 		}

@@ -195,6 +195,10 @@ func (s *working) once(err error) error {
 	if !errors.As(err, &missed) {
 		return err
 	}
+	if *missed == s.missed && missed.lacks != "" {
+		return fmt.Errorf("%w: worker %q is at %s, where message %d stands for changes that the stream does not hold any more: %s; %s",
+			ErrGap, s.opt.name, missed.from.End, missed.seq, missed.lacks, startOver)
+	}
 	if *missed == s.missed {
 		return s.gap(missed.have, missed.seq, missed.from)
 	}

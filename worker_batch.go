@@ -126,6 +126,14 @@ func applyRules(binder *rules.Binder, c *decode.Change) (bool, error) {
 		c.Truncate = t
 		return keep, nil
 	}
+	if c.Schema != nil {
+		s, err := binder.Schema(c.Schema)
+		if err != nil {
+			return false, fmt.Errorf("rule: %w", err)
+		}
+		c.Schema = s
+		return true, nil
+	}
 	if c.Relation == nil {
 		return true, nil
 	}

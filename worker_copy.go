@@ -2,6 +2,7 @@ package flo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -272,10 +273,27 @@ func (d *drainer) describeTable(ctx context.Context, rec wire.Record) error {
 	if err != nil {
 		return &SinkError{Worker: d.opt.name, Copy: &decode.CopyID{Point: cb.Point, Table: cb.Table, Attempt: cb.Attempt}, Table: rel.Qualified(), Err: fmt.Errorf("rule: %w", err)}
 	}
+	schema, err := d.shapeOf(&cb)
+	if err != nil {
+		return err
+	}
 	d.tables[cb.Table] = &copyTable{in: rel, binding: b, table: sink.CopyTable{
 		Relation: b.Out, From: rel, Source: cb.Table, Attempt: cb.Attempt, Point: cb.Point, Base: d.round.base, Kept: d.round.kept, Filtered: b.Copied != nil,
+		Schema: schema,
 	}}
 	return nil
+}
+
+// shapeOf reads a table's structure, as the rules leave it; nil if the round doesn't tell.
+func (d *drainer) shapeOf(cb *wire.CopyBegin) (*decode.SchemaChange, error) {
+	if len(cb.Schema) == 0 {
+		return nil, nil
+	}
+	s := &decode.SchemaChange{}
+	if err := json.Unmarshal(cb.Schema, s); err != nil {
+		return nil, fmt.Errorf("%w: structure of table %d: %w", wire.ErrFormat, cb.Table, err)
+	}
+	return d.rules.Schema(s)
 }
 
 // resume takes out the tables that ended below from: all of them is in the sink.

@@ -82,6 +82,9 @@ func opOf(frame []byte) decode.Op {
 	if len(frame) == 0 {
 		return 0
 	}
+	if wire.IsChange(frame) && frame[0] == 'M' {
+		return decode.OpSchema
+	}
 	return map[byte]decode.Op{'I': decode.OpInsert, 'U': decode.OpUpdate, 'D': decode.OpDelete, 'T': decode.OpTruncate, 'M': decode.OpMessage}[frame[0]]
 }
 

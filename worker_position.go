@@ -125,6 +125,13 @@ func (s *working) search(ctx context.Context, at place) (place, error) {
 	}
 }
 
+// reachedBy reports whether a message holds something behind the place: it reaches its position, it begins a
+// transaction that goes on in the next message and is not applied (where the position was an idle one that a
+// rollback took away, transactions may begin below it in the stream), or it is of a later attempt.
+func (p *place) reachedBy(h *wire.Header) bool {
+	return h.To.End >= p.pos.End || h.To.Open && h.To.LSN >= p.pos.End || h.Attempt > p.cp.Attempt
+}
+
 func (s *working) halve(ctx context.Context, at place, last uint64) (place, error) {
 	subject := s.stream.ChangesSubject()
 	read := func(seq uint64) (uint64, wire.Header, error) {
@@ -143,7 +150,7 @@ func (s *working) halve(ctx context.Context, at place, last uint64) (place, erro
 			return place{}, err
 		}
 		switch {
-		case h.To.End >= at.pos.End || h.Attempt > at.cp.Attempt:
+		case at.reachedBy(&h):
 			hi = mid
 		case seq >= hi:
 			lo = hi
@@ -155,7 +162,7 @@ func (s *working) halve(ctx context.Context, at place, last uint64) (place, erro
 	if err != nil {
 		return place{}, err
 	}
-	if h.To.End < at.pos.End && h.Attempt <= at.cp.Attempt { // the stream was rolled back, or filled up again, while it was searched
+	if !at.reachedBy(&h) { // the stream was rolled back, or filled up again, while it was searched
 		return place{}, fmt.Errorf("%w: sequence %d ends at %s, below %s", errReposition, seq, h.To.End, at.pos.End)
 	}
 	if h.From.End > at.pos.End {

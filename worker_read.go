@@ -40,6 +40,10 @@ type feed struct {
 
 	superseded uint32                // an attempt that was given up: nothing counts until a later one starts
 	skips      map[uint32]decode.LSN // tables whose changes are left out up to a commit LSN
+	noCopy     bool                  // the group doesn't copy
+
+	shapes map[uint32]*decode.Relation // that rows were met of, see observe
+	shape  *decode.Relation            // the last row's
 }
 
 var noTime time.Time
@@ -49,7 +53,7 @@ func newFeed(s *working, at place) (*feed, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &feed{skips: skips, working: s, out: make(chan *batch), place: at, pos: at.pos, cp: at.cp, parser: decode.NewParser(), rules: rules.NewBinder(s.opt.rules)}
+	f := &feed{skips: skips, working: s, out: make(chan *batch), place: at, pos: at.pos, cp: at.cp, parser: decode.NewParser(), shapes: map[uint32]*decode.Relation{}, rules: rules.NewBinder(s.opt.rules)}
 	if s.sought != nil {
 		cuts := *s.sought // the sink's stage goes on with its own
 		f.cuts = &cuts
@@ -73,9 +77,13 @@ var errReposition = errors.New("flo: the stream does not continue the worker's p
 type repositionError struct {
 	have, from wire.Point
 	seq        uint64
+	lacks      string // what the stream lacks, if not the position
 }
 
 func (e *repositionError) Error() string {
+	if e.lacks != "" {
+		return fmt.Sprintf("%v: message %d at %s: %s", errReposition, e.seq, e.from.End, e.lacks)
+	}
 	return fmt.Sprintf("%v: at %s, message %d continues %s", errReposition, e.have.End, e.seq, e.from.End)
 }
 
@@ -174,6 +182,7 @@ func (f *feed) whole(ctx context.Context, seq uint64, h *wire.Header, body []byt
 	if f.missesMarker(h) {
 		return &repositionError{have: f.pos, from: h.From, seq: seq}
 	}
+	f.noCopy = h.NoCopy
 	if h.From.Open && !f.pos.Open {
 		f.skipping = true // the rest of a transaction that is applied
 	}
@@ -272,6 +281,8 @@ func (f *feed) record(ctx context.Context, seq uint64, h *wire.Header, rec wire.
 		return nil
 	case 'I', 'U', 'D', 'T', 'M':
 		return f.change(ctx, rec.Data)
+	case wire.RecStreamed:
+		return f.streamed(ctx, seq, h, rec)
 	case wire.RecAbort:
 		return f.aborted(ctx)
 	case wire.RecInit:
@@ -342,9 +353,14 @@ func (f *feed) commit(ctx context.Context, seq uint64, h *wire.Header, frame []b
 	if err != nil {
 		return err
 	}
-	f.tx.EndLSN = c.EndLSN
+	return f.end(ctx, seq, h, wire.Point{LSN: c.CommitLSN, End: c.EndLSN})
+}
+
+// end finishes the open transaction.
+func (f *feed) end(ctx context.Context, seq uint64, h *wire.Header, at wire.Point) error {
+	f.tx.EndLSN = at.End
 	f.tx = nil
-	f.pos = wire.Point{LSN: c.CommitLSN, End: c.EndLSN}
+	f.pos = at
 	f.finish(seq, h, f.pos)
 	f.batch.moved = true
 	if f.handed || f.full() {
@@ -370,8 +386,19 @@ func (f *feed) change(ctx context.Context, frame []byte) error {
 		return f.undecodable(ctx, frame, err)
 	}
 	c.Tx, c.Ordinal = f.tx, f.ordinal
-	if !f.keepTruncated(c) {
+	if !f.keepTruncated(c) || c.Op == decode.OpMessage && c.Message.Prefix == decode.SchemaPrefix { // a schema change of nothing in the group
 		return nil
+	}
+	if c.Schema != nil && !f.supersede(c.Schema) {
+		return nil
+	}
+	if c.Relation != nil {
+		if err := f.observe(ctx, frame, c.Relation); err != nil {
+			return f.refuse(ctx, f.origin(frame, c.Relation, nil), err)
+		}
+		if f.skipped(frame) {
+			return nil
+		}
 	}
 	rel, truncate := c.Relation, c.Truncate // as they came
 	if id := f.letters.holds(c); id != "" {
@@ -391,6 +418,9 @@ func (f *feed) change(ctx context.Context, frame []byte) error {
 		if err := f.letters.truncated(ctx, c.Position(), truncate); err != nil {
 			return err
 		}
+	}
+	if c.Schema != nil {
+		f.schemaTaken(ctx, c.Schema)
 	}
 	if keep {
 		f.batch.add(c, len(frame))

@@ -2,8 +2,9 @@ package decode
 
 import "encoding/binary"
 
-// Change reads an Insert, Update, Delete, Truncate or Message ('I', 'U', 'D', 'T', 'M'). It fills Op,
-// Relation (nil for truncates and messages), Old, OldKey, New, Truncate and Message; Tx, Ordinal and
+// Change reads an Insert, Update, Delete, Truncate or Message ('I', 'U', 'D', 'T', 'M'); a Message of flo's event
+// triggers, as the replicator passes it on, is a schema change. It fills Op, Relation (nil but for rows),
+// Old, OldKey, New, Truncate, Schema and Message; Tx, Ordinal and
 // Copy are the caller's. Values and message contents point into frame; the change and its rows come
 // from a, which may be nil.
 //
@@ -161,7 +162,15 @@ func (p *Parser) message(frame []byte, a *Arena) (*Change, error) {
 	if string(prefix) != p.prefix {
 		p.prefix = string(prefix) // nearly always the same one: spares a string a message
 	}
+	schema, err := schemaChange(p.prefix, content)
+	if err != nil {
+		return nil, err
+	}
 	c := a.Change()
+	if schema != nil {
+		c.Op, c.Schema = OpSchema, schema
+		return c, nil
+	}
 	c.Op = OpMessage
 	c.Message = &Message{Prefix: p.prefix, Content: content, Transactional: flags&1 != 0}
 	return c, nil

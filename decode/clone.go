@@ -17,7 +17,9 @@ func (c *Change) Clone() *Change {
 	d.New, _ = cloneRow(c.New, buf)
 	d.Tx = clonePointer(c.Tx)
 	d.Copy = clonePointer(c.Copy)
-	d.Schema = clonePointer(c.Schema)
+	if c.Schema != nil {
+		d.Schema = c.Schema.Clone()
+	}
 	if d.Truncate = clonePointer(c.Truncate); d.Truncate != nil {
 		d.Truncate.Relations = slices.Clone(d.Truncate.Relations)
 	}

@@ -33,7 +33,8 @@ type debezium struct {
 // so that what reads Debezium's events reads flo's. name is what Debezium calls topic.prefix. Fields:
 //
 //	op       "c" (insert), "u", "d", "r" (copied row), "t" (truncate), "m" (message); "s" is flo's own
-//	         addition for a schema change, which has ddl and tag in place of before and after
+//	         addition for a schema change, which has ddl, tag and change (SchemaChange's JSON without the
+//	         query) in place of before and after
 //	before   the row before, as far as PostgreSQL sent it (the key columns only, unless the table has
 //	         REPLICA IDENTITY FULL), or null
 //	after    the row behind, or null. Unchanged large values are DebeziumUnavailable.
@@ -117,6 +118,16 @@ func (d *debezium) append(dst []byte, c *Change) ([]byte, error) {
 	case c.Op == OpSchema && c.Schema != nil:
 		dst = appendString(append(dst, `{"op":"s","tag":`...), c.Schema.Tag)
 		dst = appendString(append(dst, `,"ddl":`...), c.Schema.Query)
+		if s := *c.Schema; s.HasStructure() {
+			s.Query = ""
+			start := len(dst)
+			var err error
+			if dst, err = s.appendJSON(append(dst, `,"change":`...)); err != nil {
+				return dst, err
+			}
+			dst[start+len(`,"change":`)] = '{'
+			dst = append(dst, '}')
+		}
 		return d.appendSource(dst, c, c.Relation), nil
 	}
 	return dst, fmt.Errorf("decode: Debezium's JSON of a change: operation %d (%s) without its content", c.Op, c.Op)

@@ -11,6 +11,9 @@ type Description struct {
 	// SET SCHEMA, and behind one.
 	OtherNames []Name            `json:"other_names,omitempty"`
 	Types      []TypeDescription `json:"types,omitempty"` // all that the columns need, elements and bases included
+	// New: the table was made since the replicator started, and its rows may come before the schema change that
+	// tells of it (CREATE TABLE AS).
+	New bool `json:"new,omitempty"`
 }
 
 // TypeDescription describes one type by the OIDs of what it is made of.

@@ -22,7 +22,8 @@ import (
 //	             did not send (large, out-of-line values); they are not in new
 //	tables       truncate: array of {"schema", "table"}
 //	cascade, restart_identity   truncate: booleans
-//	tag, query   schema: the command tag, and the statement's text
+//	tag, query, baseline, observed, tables, types, schemas, dropped, failed
+//	             schema: what SchemaChange has, under the names of its JSON
 //	prefix, content, transactional   message: content is base64
 //	lsn          the transaction's commit LSN, for example "0/16B3748"
 //	ordinal      number of the change in its transaction, from 1; (lsn, ordinal) identifies the change
@@ -54,8 +55,7 @@ func (c *Change) AppendJSON(dst []byte) ([]byte, error) {
 	case c.Op == OpTruncate && c.Truncate != nil:
 		dst = c.Truncate.appendJSON(dst)
 	case c.Op == OpSchema && c.Schema != nil:
-		dst = appendString(append(dst, `,"tag":`...), c.Schema.Tag)
-		dst = appendString(append(dst, `,"query":`...), c.Schema.Query)
+		dst, err = c.Schema.appendJSON(dst)
 	case c.Op == OpMessage && c.Message != nil:
 		dst = c.Message.appendJSON(dst)
 	default:

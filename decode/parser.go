@@ -57,6 +57,12 @@ func (p *Parser) Lookup(oid uint32) *Relation {
 	return nil
 }
 
+// IsNew reports whether a relation's Description says that it is New.
+func (p *Parser) IsNew(oid uint32) bool {
+	k := p.relations[oid]
+	return k != nil && k.source.New
+}
+
 // DescribeJSON is Describe of a Description in JSON. Bytes that came for the same relation before are
 // only compared.
 func (p *Parser) DescribeJSON(data []byte) error {

@@ -8,8 +8,7 @@ import (
 
 // The formats of pgoutput's messages, protocol versions 1 to 4, are those of
 // https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
-// Messages inside streamed transactions (between 'S' and 'E'), which carry a transaction ID in
-// front, are not read here.
+// Messages inside streamed transactions (between 'S' and 'E') carry a transaction ID in front: TakeXID.
 
 // Begin opens a transaction ('B').
 type Begin struct {

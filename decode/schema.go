@@ -3,17 +3,25 @@ package decode
 // SchemaChange is what one DDL command did to the group's tables and types, in order with the rows: what
 // comes before it in the stream has the old structure, what comes behind it has the new one.
 //
-// It carries the structure that the command left behind, never only its text: Query may hold other
-// statements too, and must not be run again as it is.
+// It carries the structure that the command left behind, never only its text, which must not be run again.
+// One command may be several of these, in this order: what it dropped; tables that it wrote anew
+// (Rewritten); tables as it left them, 200 at a time.
 type SchemaChange struct {
-	Tag   string `json:"tag"`             // the command's tag, for example "ALTER TABLE"; "" for a baseline
-	Query string `json:"query,omitempty"` // what the client sent, other statements included; cut at 64 KiB
+	Tag string `json:"tag"` // the command's tag, for example "ALTER TABLE"; "" for a baseline
+	// Query is what the client sent, cut at 64 KiB; "" if that held other statements too, or was not the
+	// command itself (a function's call, a baseline), or a rule of the worker hides data.
+	Query string `json:"query,omitempty"`
 	// Baseline: no command was run. Tables are as they stand at this place of the stream, for whoever
 	// keeps books of structures and has none of them yet.
 	Baseline bool `json:"baseline,omitempty"`
+	// Observed: no command was seen, for want of event triggers. Tables are as PostgreSQL described them to a
+	// row that follows: name, replica identity and columns, these with Name and Type only (Num is 0). A renamed
+	// column looks like one that was dropped and another that was added.
+	Observed bool `json:"observed,omitempty"`
 	// Tables are those that the command made or altered, as it left them.
 	Tables []TableShape `json:"tables,omitempty"`
-	// Types are the enum, composite, domain and range types that it made or altered, as it left them.
+	// Types are the enum, composite, domain and range types that Tables use, as they stand; those of extensions
+	// left out. A type that no table uses is in no schema change; where one is altered, Tables are those that use it.
 	Types []TypeShape `json:"types,omitempty"`
 	// Schemas that it made.
 	Schemas []string `json:"schemas,omitempty"`
@@ -29,6 +37,11 @@ type TableShape struct {
 	OID    uint32 `json:"oid"`
 	Schema string `json:"schema"`
 	Name   string `json:"name"`
+	// Source is the table's name at the source, where rules route it elsewhere. The texts of definitions
+	// and expressions keep the source's names, of columns too. LeftOut are source columns that rules leave
+	// out: they aren't in Columns.
+	Source  *Name    `json:"source,omitempty"`
+	LeftOut []string `json:"left_out,omitempty"`
 	// Made: the command created the table. Rewritten: its rows were written anew, so that values may differ
 	// from those that were sent before, with nothing in the stream that says so.
 	Made      bool `json:"made,omitempty"`
@@ -62,6 +75,8 @@ type ColumnShape struct {
 	// Num is pg_attribute.attnum: the same column, whatever its name becomes.
 	Num  int16  `json:"num"`
 	Name string `json:"name"`
+	// Source is the column's name at the source, where rules give it another one.
+	Source string `json:"source,omitempty"`
 	// Type is format_type's text under an empty search path, modifier included: "numeric(10,2)", "public.mood[]".
 	Type      string `json:"type"`
 	Collation *Name  `json:"collation,omitempty"` // if it isn't the type's own
@@ -85,6 +100,7 @@ type ConstraintShape struct {
 	// Kind is pg_constraint.contype: "p" primary key, "u" unique, "f" foreign key, "c" check, "x" exclusion, "n" not null.
 	Kind       string  `json:"kind"`
 	Definition string  `json:"definition"`
+	Columns    []int16 `json:"columns,omitempty"` // attnums of the table's columns that it is about
 	Comment    *string `json:"comment,omitempty"`
 	Local      bool    `json:"local,omitempty"` // not, or not only, inherited
 }
@@ -94,7 +110,8 @@ type IndexShape struct {
 	OID        uint32  `json:"oid"`
 	Name       string  `json:"name"`
 	Definition string  `json:"definition"`
-	Valid      bool    `json:"valid"` // false: a concurrent build that has failed, or goes on
+	Columns    []int16 `json:"columns,omitempty"` // attnums of the columns that it needs, in expressions too
+	Valid      bool    `json:"valid"`             // false: a concurrent build that has failed, or goes on
 	Comment    *string `json:"comment,omitempty"`
 	Parent     *Name   `json:"parent,omitempty"` // of a partition's index, the partitioned index
 }

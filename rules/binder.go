@@ -21,6 +21,7 @@ type Binder struct {
 	tables []*tableRule // named without wildcards
 	met    map[*tableRule]bool
 	seen   map[string]bool // rules' columns, and whether a table had them
+	last   map[uint32]*lastBound
 }
 
 // Binding is a relation as the rules leave it.
@@ -47,7 +48,7 @@ const maxBindings = 10_000
 
 // NewBinder takes a list of rules. Routes may stand anywhere in it, but not within Table or On.
 func NewBinder(rules []Rule) *Binder {
-	b := &Binder{bound: map[*decode.Relation]*Binding{}, meet: map[decode.Name][]arrival{}, by: map[*routeRule]decode.Name{}, met: map[*tableRule]bool{}, seen: map[string]bool{}}
+	b := &Binder{bound: map[*decode.Relation]*Binding{}, meet: map[decode.Name][]arrival{}, by: map[*routeRule]decode.Name{}, met: map[*tableRule]bool{}, seen: map[string]bool{}, last: map[uint32]*lastBound{}}
 	for _, r := range rules {
 		if route := routeOf(r); route != nil {
 			b.routes = append(b.routes, route)
@@ -73,6 +74,7 @@ func (b *Binder) Bind(in *decode.Relation) (*Binding, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.remember(in, all.out)
 	filtered := all.truncate
 	settled := false
 	blind := all.blind

@@ -189,6 +189,23 @@ func (r *routeRule) match(in *decode.Relation) *routeMatch {
 	return nil
 }
 
+// destination gives the name that a table has there; to is the one that the other rules left.
+func (r *routeRule) destination(m *routeMatch, to decode.Name) (decode.Name, error) {
+	for part, d := range map[*string]destination{&to.Schema: r.schema, &to.Name: r.table} {
+		if d.same {
+			continue
+		}
+		*part = d.text
+		if r.groups != nil {
+			*part = string(r.groups.ExpandString(nil, d.text, nameKey(m.meant), m.groups))
+		}
+		if *part == "" || len(*part) > names.MaxLength {
+			return to, &BindError{r.String(), m.in.Qualified(), fmt.Errorf("%w: %q becomes the name %q, which has not 1 to %d bytes", ErrInvalidRule, m.meant, *part, names.MaxLength)}
+		}
+	}
+	return to, nil
+}
+
 // apply gives the relation its names at the destination. out is what the other rules left of the source's.
 func (r *routeRule) apply(out *decode.Relation, m *routeMatch) (bound, error) {
 	fail := func(err error) (bound, error) { return bound{}, &BindError{r.String(), m.in.Qualified(), err} }
@@ -199,18 +216,11 @@ func (r *routeRule) apply(out *decode.Relation, m *routeMatch) (bound, error) {
 		return fail(fmt.Errorf("%w: it takes all partitions of %s into one table: %w: say by Only, PassTruncate or DropTruncate what that of one of them means", ErrAmbiguous, m.meant, ErrTruncate))
 	}
 	to := *out
-	for part, d := range map[*string]destination{&to.Schema: r.schema, &to.Name: r.table} {
-		if d.same {
-			continue
-		}
-		*part = d.text
-		if r.groups != nil {
-			*part = string(r.groups.ExpandString(nil, d.text, nameKey(m.meant), m.groups))
-		}
-		if *part == "" || len(*part) > names.MaxLength {
-			return fail(fmt.Errorf("%w: %q becomes the name %q, which has not 1 to %d bytes", ErrInvalidRule, m.meant, *part, names.MaxLength))
-		}
+	name, err := r.destination(m, out.Qualified())
+	if err != nil {
+		return bound{}, err
 	}
+	to.Schema, to.Name = name.Schema, name.Name
 	if len(r.columns) > 0 {
 		to.Columns = slices.Clone(out.Columns)
 		for _, c := range r.columns {

@@ -100,6 +100,10 @@ type CopyTable struct {
 	Kept []uint32
 	// Filtered: rules may have dropped rows, so that fewer than Rows were written.
 	Filtered bool
+	// Schema is how the table stands at Point, where schema changes are replicated (flo.WithDDL), as a Baseline: the
+	// table itself, those that it is a partition of, and their types, as the rules leave them. Point may be later
+	// than the last schema change that the sink was given, and those up to Point don't come any more.
+	Schema *decode.SchemaChange
 }
 
 // TogetherError is BeginTable's answer when rows of other source tables, which still count, stand in the

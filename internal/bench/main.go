@@ -14,6 +14,8 @@
 //   - far: the inserts and updates with 5 ms of network, each way, before the destination;
 //   - latency: from commit at the source until a client of the destination sees it, at 200 transactions a second.
 //
+// With -large it measures one transaction of all rows instead, with and without flo.WithStreaming.
+//
 // A native subscription is enabled only when its backlog is complete, and has its defaults
 // (synchronous_commit = off at the destination); flo commits with synchronous_commit = on.
 //
@@ -46,6 +48,7 @@ func main() {
 	flag.IntVar(&b.ticks, "ticks", 2000, "transactions of the latency measurement")
 	flag.StringVar(&b.only, "only", "", "measure only these groups, by comma: "+strings.Join(groupNames(), ","))
 	flag.StringVar(&b.json, "json", "", "write the results as JSON to this file, - for the standard output")
+	flag.BoolVar(&b.onlyLarge, "large", false, "measure one transaction of all rows instead, read whole and streamed before it commits")
 	flag.StringVar(&b.profiles, "profiles", "", "write CPU profiles of flo's measurements into this folder")
 	flag.Parse()
 	if err := b.run(ctx); err != nil {
@@ -58,6 +61,7 @@ func main() {
 type bench struct {
 	rows, perTx, runs, connections, ticks int
 	only, json, profiles                  string
+	onlyLarge                             bool
 	servers
 	serial  int         // of groups made so far: a destination remembers which stream a group's worker has had
 	last    int         // the id of the row that the backlog ends with
@@ -104,6 +108,9 @@ func (b *bench) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, b.close()) }()
 	if err := b.start(ctx); err != nil {
 		return err
+	}
+	if b.onlyLarge {
+		return b.larges(ctx)
 	}
 	for i := range b.runs {
 		fmt.Fprintf(os.Stderr, "run %d of %d\n", i+1, b.runs)

@@ -158,14 +158,21 @@ func (p *Publisher) OnAck(f func(token any, lastSeq uint64)) {
 //
 // Errors: ctx's, ErrTooLarge, and Err's if the publisher failed; then the group was not accepted.
 func (p *Publisher) Publish(ctx context.Context, subject string, parts [][]byte, token any) error {
+	_, err := p.PublishAt(ctx, subject, parts, token)
+	return err
+}
+
+// PublishAt is Publish. last is the sequence that the last part will have: within a publisher it is certain from
+// here on, since the stream takes the part at no other.
+func (p *Publisher) PublishAt(ctx context.Context, subject string, parts [][]byte, token any) (last uint64, err error) {
 	if len(parts) == 0 {
-		return errors.New("bus: nothing to publish")
+		return 0, errors.New("bus: nothing to publish")
 	}
 	g := &group{token: token, left: len(parts), msgs: len(parts)}
 	limit := p.s.MaxPayload()
 	for _, part := range parts {
 		if len(part) > limit {
-			return fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(part), limit)
+			return 0, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(part), limit)
 		}
 		g.bytes += len(part)
 	}
@@ -173,14 +180,14 @@ func (p *Publisher) Publish(ctx context.Context, subject string, parts [][]byte,
 	case p.turn <- struct{}{}: // groups enter one after the other: a large one isn't overtaken
 		defer func() { <-p.turn }()
 	case <-ctx.Done():
-		return ctx.Err()
+		return 0, ctx.Err()
 	case <-p.done:
-		return p.Err()
+		return 0, p.Err()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.wait(ctx, func() bool { return p.room(g) }); err != nil {
-		return err
+		return 0, err
 	}
 	for _, part := range parts {
 		p.window = append(p.window, entry{subject: subject, data: part, group: g})
@@ -190,7 +197,7 @@ func (p *Publisher) Publish(ctx context.Context, subject string, parts [][]byte,
 	p.msgs += g.msgs
 	p.bytes += g.bytes
 	p.pump()
-	return nil
+	return g.last, nil
 }
 
 func (p *Publisher) room(g *group) bool {

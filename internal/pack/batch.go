@@ -8,14 +8,28 @@ import (
 
 // Batch is one message before it is published: a header, and a body behind HeaderRoom bytes.
 type Batch struct {
-	Header  wire.Header
-	Changes int
-	buf     []byte
+	Header   wire.Header
+	Changes  int
+	Streamed *wire.Streamed // of `changes`: the record that has to end it; nil: none
+	XID      uint32         // of staged ones: their transaction's
+	Gone     bool           // no message: what was staged of XID is of no use any more
+	buf      []byte
 }
 
 // NewBatch makes a batch of a body made elsewhere: body must begin with HeaderRoom bytes that are
 // free for the header.
 func NewBatch(h wire.Header, body []byte) *Batch { return &Batch{Header: h, buf: body} }
+
+// NewGone says that what a session has staged of a transaction is of no use any more.
+func NewGone(xid uint32) *Batch {
+	return &Batch{Header: wire.Header{Kind: wire.Staged}, XID: xid, Gone: true}
+}
+
+// Append puts a record that is JSON at the end.
+func (b *Batch) Append(t wire.RecordType, v any) (err error) {
+	b.buf, err = wire.AppendJSON(b.buf, t, v)
+	return err
+}
 
 // Body without the header.
 func (b *Batch) Body() []byte { return b.buf[wire.HeaderRoom:] }

@@ -48,11 +48,15 @@ type Packer struct {
 	phase     phase
 	pending   []byte // Begin and Origin of a transaction that has no change yet
 	seen      decode.LSN
+
+	streams  streams
+	streamed *wire.Streamed // ends the batch
 }
 
 type relation struct {
 	records []byte // Describe, Type and Relation records
 	batch   uint64 // serial of the last batch that holds them
+	stamp   uint64 // when it was described, by streams.clock
 }
 
 // phase of the transaction that is being received.
@@ -76,13 +80,23 @@ func New(cfg Config) *Packer {
 // SetRelation stores what has to stand before the first change of a relation in each batch: encoded
 // records (Describe, Type, Relation).
 func (p *Packer) SetRelation(oid uint32, records []byte) {
-	p.relations[oid] = &relation{records: records}
+	p.relations[oid] = &relation{records: records, stamp: p.tick()}
 }
 
-// Frame takes one pgoutput message, but for Relation and Type, which SetRelation serves. The bytes are copied.
+// Frame takes one pgoutput message, but for Relation and Type, which SetRelation serves, and for the ends of
+// streamed transactions, which StreamCommit and StreamAbort serve. The bytes are copied.
 func (p *Packer) Frame(frame []byte) error {
 	if len(frame) == 0 {
 		return fmt.Errorf("%w: empty pgoutput message", decode.ErrMalformed)
+	}
+	switch frame[0] {
+	case 'S':
+		return p.streamStart(frame)
+	case 'E':
+		return p.streamStop()
+	}
+	if p.InBlock() {
+		return p.staged(frame)
 	}
 	switch frame[0] {
 	case 'B':
@@ -154,10 +168,7 @@ func (p *Packer) change(frame []byte) error {
 	if err := p.describe(frame); err != nil {
 		return err
 	}
-	if need := len(p.buf) + len(frame); need > 2*p.cfg.Target && need > cap(p.buf) { // one huge row: grow once
-		CollectBefore(need)
-		p.buf = slices.Grow(p.buf, Grown(len(frame)+hugeSlack, p.cfg.Target))
-	}
+	p.buf = p.roomFor(p.buf, len(frame))
 	p.buf = wire.AppendFrame(p.buf, frame)
 	p.hash.Add(frame)
 	p.at.Ordinal++
@@ -165,30 +176,44 @@ func (p *Packer) change(frame []byte) error {
 	return nil
 }
 
+// roomFor grows a body once for a huge row.
+func (p *Packer) roomFor(buf []byte, frame int) []byte {
+	if need := len(buf) + frame; need > 2*p.cfg.Target && need > cap(buf) {
+		CollectBefore(need)
+		return slices.Grow(buf, Grown(frame+hugeSlack, p.cfg.Target))
+	}
+	return buf
+}
+
 // hugeSlack is room for what may follow a huge row in its batch: a Commit, a marker.
 const hugeSlack = 1 << 10
 
 // describe puts the relations that a change uses before it, once a batch.
 func (p *Packer) describe(frame []byte) error {
-	switch frame[0] {
+	return usedRelations(frame[0], frame[1:], p.describeRelation)
+}
+
+// usedRelations calls f for each relation that a change uses.
+func usedRelations(kind byte, rest []byte, f func(oid uint32) error) error {
+	switch kind {
 	case 'M':
 		return nil
 	case 'T':
 		// Truncate: Int32 number of relations, Int8 options, Int32 OIDs.
-		if len(frame) < 6 {
+		if len(rest) < 5 {
 			return fmt.Errorf("%w: Truncate cut", decode.ErrMalformed)
 		}
-		for oids := frame[6:]; len(oids) >= 4; oids = oids[4:] {
-			if err := p.describeRelation(binary.BigEndian.Uint32(oids)); err != nil {
+		for oids := rest[5:]; len(oids) >= 4; oids = oids[4:] {
+			if err := f(binary.BigEndian.Uint32(oids)); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	if len(frame) < 5 {
+	if len(rest) < 4 {
 		return fmt.Errorf("%w: change cut", decode.ErrMalformed)
 	}
-	return p.describeRelation(binary.BigEndian.Uint32(frame[1:]))
+	return f(binary.BigEndian.Uint32(rest))
 }
 
 func (p *Packer) describeRelation(oid uint32) error {
@@ -284,9 +309,11 @@ func (p *Packer) Take(buf []byte) *Batch {
 			Kind: wire.Changes, Session: p.cfg.Session, Attempt: p.cfg.Attempt, CopyDone: p.cfg.CopyDone, NoCopy: p.cfg.NoCopy,
 			Start: p.cfg.Start, Timeline: p.cfg.Timeline, From: p.from, To: to, Parts: 1,
 		},
-		Changes: p.count,
-		buf:     p.buf,
+		Changes:  p.count,
+		Streamed: p.streamed,
+		buf:      p.buf,
 	}
+	p.streamed = nil
 	p.from = to
 	p.count = 0
 	p.serial++

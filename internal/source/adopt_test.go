@@ -10,6 +10,7 @@ import (
 
 func TestAdoptPublicationsRefusesWhatLosesChanges(t *testing.T) {
 	db := flotest.Postgres(t)
+	flotest.RequireVersion(t, db, 15) // row filters and column lists
 	db.Exec(t, `CREATE TABLE keyed (id int PRIMARY KEY, v text); CREATE TABLE keyless (v text);
 		CREATE TABLE whole (a int, b int); ALTER TABLE whole REPLICA IDENTITY FULL;
 		CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (9)`)
@@ -47,6 +48,7 @@ func TestAdoptPublicationsRefusesWhatLosesChanges(t *testing.T) {
 
 func TestAdoptPublicationsTakesThemAsTheyAre(t *testing.T) {
 	db := flotest.Postgres(t)
+	flotest.RequireVersion(t, db, 15) // row filters and column lists
 	db.Exec(t, `CREATE TABLE keyed (id int PRIMARY KEY, v text, secret text); CREATE TABLE keyless (v text);
 		CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (9);
 		CREATE PUBLICATION a FOR TABLE keyed (id, v) WHERE (id > 10), parts; CREATE PUBLICATION b FOR TABLE keyless WITH (publish = 'insert, truncate')`)

@@ -88,3 +88,24 @@ func (c Config) CheckSelect(ctx context.Context, conn *pgx.Conn, tables []Table)
 	}
 	return errors.Join(errs...)
 }
+
+// CheckJoin reports what this role lacks to publish a table, and to read it if it is to be copied. The error wraps
+// ErrPrivilege.
+func (c Config) CheckJoin(ctx context.Context, conn *pgx.Conn, t Table, copied bool) error {
+	var owner, role string
+	var member bool
+	err := conn.QueryRow(ctx, "SELECT pg_get_userbyid(relowner)::text, current_user::text, pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = $1", t.OID).Scan(&owner, &role, &member)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil // it is gone again
+	}
+	if err != nil {
+		return fmt.Errorf("source: reading privileges: %w", err)
+	}
+	if !member {
+		return fmt.Errorf("source: %w to publish: GRANT %s TO %s (a table is published by its owner only: %s)", ErrPrivilege, names.Quote(owner), names.Quote(role), t.quoted())
+	}
+	if copied {
+		return c.CheckSelect(ctx, conn, []Table{t})
+	}
+	return nil
+}

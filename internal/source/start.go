@@ -29,6 +29,9 @@ type StreamConfig struct {
 	// System, from Identify: WalSenderTimeout bounds the feedback's interval; with an empty one the
 	// stream asks for itself.
 	System System
+	// Streaming asks for large transactions before they end, from PostgreSQL 14 on: as blocks between Stream
+	// Start and Stream Stop. Before that it is ignored.
+	Streaming bool
 	// StatusInterval of the feedback; default 10 s, and never more than a quarter of wal_sender_timeout.
 	StatusInterval time.Duration
 }
@@ -148,6 +151,9 @@ func (s *Stream) begin(command string) error {
 	}
 }
 
+// StreamingVersion is the first that can send a transaction before it ends, as server_version_num.
+const StreamingVersion = 140000
+
 // startCommand is START_REPLICATION with the options that the server's version knows.
 // https://www.postgresql.org/docs/current/protocol-logical-replication.html
 func startCommand(sc StreamConfig, version int) string {
@@ -171,6 +177,9 @@ func startCommand(sc StreamConfig, version int) string {
 		names.Quote(sc.Slot), sc.begin(), protocol, strings.ReplaceAll(strings.Join(quoted, ","), "'", "''"))
 	if version >= 140000 {
 		b.WriteString(", messages 'true'")
+	}
+	if sc.Streaming && version >= StreamingVersion {
+		b.WriteString(", streaming 'on'")
 	}
 	b.WriteString(")")
 	return b.String()

@@ -27,6 +27,7 @@ type Kind byte
 const (
 	Changes Kind = 1 // frames and markers, on the subject "changes"
 	Copy    Kind = 2 // copied rows, on "copy.<attempt>.<table>", and what begins and ends them
+	Staged  Kind = 3 // changes of a transaction that has not ended yet, on "staged.<session>.<xid>", and "staged.ends"
 )
 
 // Point is a place in the stream of transactions.
@@ -57,7 +58,7 @@ type Header struct {
 	Partition uint32 // 0; kept for partitioned groups
 	Timeline  uint32 // the source's timeline, on which To stands
 	// From is the point that the message continues, To the one that it reaches. Messages of kind Copy
-	// carry From == To, where `changes` stood.
+	// carry From == To, where `changes` stood; those of kind Staged carry zeros.
 	From, To Point
 	// A message that is larger than max_payload travels in Parts parts, Part from 0, on consecutive
 	// sequences. Of all parts but the last, To == From.
@@ -123,7 +124,7 @@ func Parse(msg []byte) (h Header, body []byte, err error) {
 	}
 	h.Kind = Kind(msg[4])
 	flags := msg[5]
-	if h.Kind != Changes && h.Kind != Copy || flags >= flagNoCopy<<1 {
+	if h.Kind < Changes || h.Kind > Staged || flags >= flagNoCopy<<1 {
 		return h, nil, fmt.Errorf("%w: kind %d, flags %#x", ErrFormat, msg[4], flags)
 	}
 	h.CopyDone = flags&flagCopyDone != 0

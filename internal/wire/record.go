@@ -12,8 +12,8 @@ import (
 )
 
 // RecordType is a record's first byte. Letters are pgoutput messages, passed through as PostgreSQL
-// sent them ('B', 'C', 'O', 'R', 'Y', 'I', 'U', 'D', 'T', 'M'; 'S', 'E', 'c', 'A' are kept for
-// transactions streamed before they commit); bytes below 0x40 are flo's own.
+// sent them ('B', 'C', 'O', 'R', 'Y', 'I', 'U', 'D', 'T', 'M'; 'S', 'E', 'c' and 'A'
+// are never passed on); bytes below 0x40 are flo's own.
 // https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 type RecordType byte
 
@@ -27,6 +27,9 @@ const (
 	RecAbort     RecordType = 0x07 // forget the open transaction; it comes again whole
 	RecBarrier   RecordType = 0x08 // kept for live re-copies
 	RecRound     RecordType = 0x09 // some tables are copied afresh, or for the first time: the worker drains them here, JSON Round
+	RecStreamed  RecordType = 0x0A // a whole transaction whose changes are staged, JSON Streamed
+	RecSub       RecordType = 0x0B // in staged messages: of which subtransaction the frames behind it are, a uvarint
+	RecStagedEnd RecordType = 0x0C // how long a transaction's staged messages are needed, JSON StagedEnd
 	RecCopyChunk RecordType = 0x10 // copied rows, binary CopyChunk
 	RecCopyEnd   RecordType = 0x11 // a table's copy is whole, JSON CopyEnd
 )
@@ -96,12 +99,15 @@ func NewRound(attempt, base uint32, latest map[uint32]uint32) Round {
 }
 
 // CopyBegin describes a table before its chunks. Relation is a pgoutput Relation message made from the
-// catalog, Point the consistent point of the snapshot.
+// catalog, Point the consistent point of the snapshot, Schema a decode.SchemaChange: the table's structure, where
+// schema changes are replicated.
 type CopyBegin struct {
 	Table    uint32     `json:"table"`
 	Attempt  uint32     `json:"attempt"`
 	Point    decode.LSN `json:"point"`
 	Relation []byte     `json:"relation"`
+
+	Schema json.RawMessage `json:"schema,omitempty"`
 }
 
 // CopyDone ends an attempt's copy.
@@ -214,22 +220,24 @@ func Next(body []byte) (rec Record, rest []byte, err error) {
 // IsChange reports whether a pgoutput message counts for Ordinal: Insert, Update, Delete, Truncate,
 // and Message with flo's prefix.
 func IsChange(frame []byte) bool {
-	if len(frame) == 0 {
-		return false
-	}
-	switch frame[0] {
+	return len(frame) > 0 && IsSplitChange(frame[0], frame[1:])
+}
+
+// IsSplitChange is IsChange of a message that comes in two pieces: its type and the rest.
+func IsSplitChange(kind byte, rest []byte) bool {
+	switch kind {
 	case 'I', 'U', 'D', 'T':
 		return true
 	case 'M':
-		return isFloMessage(frame)
+		return isFloMessage(rest)
 	}
 	return false
 }
 
-// isFloMessage reads a Message's prefix: type, flags (1 byte), LSN (8 bytes), prefix as a C string.
-func isFloMessage(frame []byte) bool {
+// isFloMessage reads a Message's prefix, behind the type: flags (1 byte), LSN (8 bytes), prefix as a C string.
+func isFloMessage(rest []byte) bool {
 	const prefix = "flo\x00"
-	return len(frame) >= 10+len(prefix) && string(frame[10:10+len(prefix)]) == prefix
+	return len(rest) >= 9+len(prefix) && string(rest[9:9+len(prefix)]) == prefix
 }
 
 // Hasher is the running hash of an open transaction's change frames: CRC-32C of the bytes and their

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgflo/flo/decode"
 )
@@ -63,6 +64,20 @@ func samples(t testing.TB) map[string][]byte {
 	b = AppendCopyChunk(b, &CopyChunk{ID: decode.CopyID{Point: 0x1_000000, Table: 16384, Attempt: 1, Range: 3, Row: 4096}, Rows: 2, Data: []byte("1\ta\n2\t\\N\n")})
 	b = asJSON(b, RecCopyEnd, CopyEnd{Table: 16384, Attempt: 1, Chunks: 4, Rows: 4098})
 	all["copy"] = b
+
+	b = AppendHeader(nil, &Header{Kind: Staged, Session: 1, Attempt: 1, Start: 300, Timeline: 1})
+	b = AppendSub(b, 0)
+	b = AppendFrame(b, []byte("R\x00\x00\x40\x00s\x00t\x00d\x00\x00"))
+	b = AppendSplitFrame(b, 'I', []byte("\x00\x00\x40\x00N\x00\x00"))
+	b = AppendSub(b, 300)
+	b = AppendSplitFrame(b, 'I', []byte("\x00\x00\x40\x00N\x00\x00"))
+	b = asJSON(b, RecStagedEnd, StagedEnd{XID: 731, End: 0x2_000030})
+	b = asJSON(b, RecStreamed, Streamed{
+		XID: 731, Commit: 0x2_000000, End: 0x2_000030, Time: time.Date(2026, 11, 22, 1, 2, 3, 456789000, time.UTC), Origin: "o",
+		First: 17, Last: 40, Messages: 20, Aborted: XIDSet{{3, 3}, {5, 300}},
+		Relations: []StreamedRelation{{OID: 16384, Name: decode.Name{Schema: "s", Name: "t"}, Description: []byte(`{"relation":16384}`)}},
+	})
+	all["streamed"] = b
 	return all
 }
 
@@ -91,11 +106,12 @@ func TestGolden(t *testing.T) {
 
 func TestSamplesAreRead(t *testing.T) {
 	want := map[string][]RecordType{
-		"empty":   nil,
-		"start":   {RecInit, RecStart, RecRound, RecCopyDone},
-		"open":    {RecDescribe, 'R', 'B', 'I', 'C'},
-		"markers": {RecAbort, RecIdle, RecBarrier},
-		"copy":    {RecCopyBegin, RecCopyChunk, RecCopyEnd},
+		"empty":    nil,
+		"start":    {RecInit, RecStart, RecRound, RecCopyDone},
+		"open":     {RecDescribe, 'R', 'B', 'I', 'C'},
+		"markers":  {RecAbort, RecIdle, RecBarrier},
+		"copy":     {RecCopyBegin, RecCopyChunk, RecCopyEnd},
+		"streamed": {RecSub, 'R', 'I', RecSub, 'I', RecStagedEnd, RecStreamed},
 	}
 	for name, msg := range samples(t) {
 		_, body, err := Parse(msg)
@@ -137,7 +153,7 @@ func TestHeaderRoundTrip(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	for range 20_000 {
 		h := Header{
-			Kind: Kind(1 + r.IntN(2)), Session: r.Uint64(), Attempt: r.Uint32() >> r.IntN(32), CopyDone: r.IntN(2) == 0,
+			Kind: Kind(1 + r.IntN(3)), Session: r.Uint64(), Attempt: r.Uint32() >> r.IntN(32), CopyDone: r.IntN(2) == 0,
 			Start: r.Uint64() >> r.IntN(64), Partition: r.Uint32() >> r.IntN(32), Timeline: r.Uint32() >> r.IntN(32),
 			From: randomPoint(r), To: randomPoint(r), Parts: 1 + r.Uint32N(math.MaxUint32),
 		}
@@ -188,7 +204,7 @@ func TestBadMessagesAreErrors(t *testing.T) {
 	good := AppendHeader(nil, &Header{Kind: Changes})
 	change := func(i int, c byte) []byte { b := bytes.Clone(good); b[i] = c; return b }
 	for name, msg := range map[string][]byte{
-		"nothing": nil, "magic": change(0, 'x'), "version": change(3, '2'), "kind 0": change(4, 0), "kind 3": change(4, 3), "flags": change(5, 16),
+		"nothing": nil, "magic": change(0, 'x'), "version": change(3, '2'), "kind 0": change(4, 0), "kind 4": change(4, 4), "flags": change(5, 16),
 		"parts 0": change(len(good)-5, 0),
 	} {
 		if _, _, err := Parse(msg); !errors.Is(err, ErrFormat) {

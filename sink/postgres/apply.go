@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgflo/flo/decode"
@@ -34,13 +35,27 @@ func (s *Sink) again(err error) error {
 // write applies one batch to the open transaction, or a new one, and commits unless more comes.
 func (s *Sink) write(ctx context.Context, b *sink.Batch) error {
 	s.main.bindings.trim()
-	for i, ch := range b.Changes {
-		if err := s.bindChange(ctx, ch); err != nil {
-			return judge(err, i)
-		}
+	if err := s.addLabels(ctx, b.Changes); err != nil {
+		return err
 	}
-	if err := s.applyBatch(ctx, b); err != nil {
-		return s.explain(err, b)
+	for from := 0; ; {
+		to := from + slices.IndexFunc(b.Changes[from:], func(ch *decode.Change) bool { return ch.Op == decode.OpSchema })
+		if to < from {
+			if err := s.writeRows(ctx, b, from, len(b.Changes), b.More); err != nil {
+				return err
+			}
+			break
+		}
+		// What comes before is written by the old structure, what comes behind by the new one.
+		if err := s.writeRows(ctx, b, from, to, true); err != nil {
+			return err
+		}
+		if !s.config.ddl.ignore {
+			if err := s.applySchema(ctx, b.Changes[to].Schema); err != nil {
+				return judge(err, to)
+			}
+		}
+		from = to + 1
 	}
 	s.tx.changes += uint64(len(b.Changes))
 	if b.More {
@@ -64,6 +79,28 @@ func (s *Sink) write(ctx context.Context, b *sink.Batch) error {
 	s.stats.changes.Add(s.tx.changes)
 	s.stats.missing.Add(s.tx.missing)
 	s.tx = transaction{}
+	return nil
+}
+
+// writeRows applies a span of a batch without schema changes to the open transaction, or begins one.
+func (s *Sink) writeRows(ctx context.Context, b *sink.Batch, from, to int, more bool) error {
+	if from == to && more && s.tx.begun {
+		return nil
+	}
+	for i := from; i < to; i++ {
+		if err := s.bindChange(ctx, b.Changes[i]); err != nil {
+			return judge(err, i)
+		}
+	}
+	part := *b
+	part.Changes, part.More = b.Changes[from:to], more
+	if err := s.applyBatch(ctx, &part); err != nil {
+		var req *requestError
+		if errors.As(err, &req) && req.change >= 0 {
+			err = &requestError{req.change + from, req.err}
+		}
+		return s.explain(err, b)
+	}
 	return nil
 }
 

@@ -17,6 +17,7 @@ type books struct {
 	schema                                string // quoted
 	plain                                 string
 	checkpoints, backends, copies, chunks string // quoted, qualified
+	structures                            string // the same
 	lock, store, storeAll                 string // of Write, one of lock and one of the others a transaction
 }
 
@@ -29,6 +30,7 @@ func newBooks(schema string) books {
 		backends:    name("backends"),
 		copies:      name("copies"),
 		chunks:      name("copy_chunks"),
+		structures:  name("structures"),
 	}
 	// NO KEY UPDATE keeps other writers of the row out and lets the copy's KEY SHARE in.
 	// https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS
@@ -46,7 +48,7 @@ func (b books) ddl() string {
 func (b books) tables() string {
 	return strings.NewReplacer(
 		"{checkpoints}", b.checkpoints, "{backends}", b.backends,
-		"{copies}", b.copies, "{chunks}", b.chunks,
+		"{copies}", b.copies, "{chunks}", b.chunks, "{structures}", b.structures,
 	).Replace(`
 CREATE TABLE IF NOT EXISTS {checkpoints} (
 	group_name text NOT NULL,
@@ -90,6 +92,19 @@ CREATE TABLE IF NOT EXISTS {chunks} (
 	first_row bigint NOT NULL,
 	rows bigint NOT NULL,
 	PRIMARY KEY (group_name, worker, source, incarnation, attempt, range, first_row)
+);
+CREATE TABLE IF NOT EXISTS {structures} (
+	group_name text NOT NULL,
+	worker text NOT NULL,
+	kind text NOT NULL,
+	source oid NOT NULL,
+	source_schema text NOT NULL,
+	source_name text NOT NULL,
+	dest_schema text NOT NULL,
+	dest_name text NOT NULL,
+	shape jsonb NOT NULL,
+	updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	PRIMARY KEY (group_name, worker, kind, source)
 );`)
 }
 
@@ -104,7 +119,7 @@ func (s *Sink) SetupSQL() string { return strings.TrimSpace(s.books.ddl()) + "\n
 // create makes flo's own tables unless they are there.
 func (b books) create(ctx context.Context, pg *pgconn.PgConn) error {
 	rows, err := query(ctx, pg, `SELECT count(c.oid) FROM pg_namespace n LEFT JOIN pg_class c
-		ON c.relnamespace = n.oid AND c.relname IN ('checkpoints', 'backends', 'copies', 'copy_chunks')
+		ON c.relnamespace = n.oid AND c.relname IN ('checkpoints', 'backends', 'copies', 'copy_chunks', 'structures')
 		WHERE n.nspname = $1 GROUP BY n.oid`, b.plain)
 	if err != nil {
 		return fmt.Errorf("sink/postgres: looking for flo's own tables: %w", err)
@@ -112,7 +127,7 @@ func (b books) create(ctx context.Context, pg *pgconn.PgConn) error {
 	// CREATE SCHEMA IF NOT EXISTS asks for the right to create schemas even if this one exists.
 	ddl := b.ddl()
 	if len(rows) == 1 {
-		if string(rows[0][0]) == "4" {
+		if string(rows[0][0]) == "5" {
 			return nil
 		}
 		ddl = b.tables()

@@ -33,7 +33,7 @@ var (
 	// ErrNoIdentity says that nothing tells which row an UPDATE or DELETE is about.
 	ErrNoIdentity error = refusal("nothing identifies the row: the source table needs a replica identity whose columns no rule excludes")
 	// ErrNotEmpty says that a table to be copied into has rows that flo has not written.
-	ErrNotEmpty error = refusal("the destination table is not empty: empty it, or use WithTruncateBeforeCopy")
+	ErrNotEmpty error = refusal("the destination table is not empty: empty it, or use WithTruncateBeforeCopy, or WithMergeCopy to keep its rows")
 	// ErrGenerated says that the copy has a column that the destination generates.
 	ErrGenerated error = refusal("columns are generated at the destination: exclude them by a rule, so that the copy leaves them out")
 	// ErrCopyNotBegun says that a chunk or an end came for a copy attempt that is not under way.

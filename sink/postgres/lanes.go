@@ -52,6 +52,12 @@ const leastParallel = 64
 
 func laneWorker(worker string, n int) string { return worker + laneMark + strconv.Itoa(n) }
 
+// laneOwner gives the worker on whose behalf a lane writes.
+func laneOwner(worker string) string {
+	worker, _, _ = strings.Cut(worker, laneMark)
+	return worker
+}
+
 // openLanes takes the lanes over, and gives the checkpoint from which changes have to come again.
 func (s *Sink) openLanes(ctx context.Context, st sink.Start, own decode.Checkpoint) (decode.Checkpoint, error) {
 	l := &s.lanes
@@ -90,7 +96,7 @@ func (l *lanes) take(ctx context.Context, first *Sink, st sink.Start, n int) err
 		l.all = []*Sink{first}
 	}
 	for len(l.all) < n {
-		lane := &Sink{config: first.config, books: first.books, pids: map[uint32]struct{}{}, stats: first.stats, keys: first.keys, prepared: true, pool: newPool(0)}
+		lane := &Sink{config: first.config, books: first.books, pids: map[uint32]struct{}{}, stats: first.stats, keys: first.keys, schema: first.schema, generation: first.generation, prepared: true, pool: newPool(0)}
 		l.all = append(l.all, lane)
 	}
 	l.at = l.at[:0]

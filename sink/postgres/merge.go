@@ -107,8 +107,7 @@ func hashed(n int, parts ...string) string {
 // stagePrefix and keysPrefix begin the names of the tables that hold an attempt's rows, by source, and the keys of the
 // rows that were brought, by destination.
 func keysPrefix(st *sink.Start) string {
-	worker, _, _ := strings.Cut(st.Worker, laneMark) // all lanes bring rows on behalf of one worker
-	return "keys_" + hashed(10, st.Group, worker) + "_"
+	return "keys_" + hashed(10, st.Group, laneOwner(st.Worker)) + "_"
 }
 
 func keysName(st *sink.Start, dest decode.Name) string {
@@ -116,7 +115,7 @@ func keysName(st *sink.Start, dest decode.Name) string {
 }
 
 func (s *Sink) stage(st *sink.Start, source uint32) string {
-	return pgx.Identifier{s.config.schema, "stage_" + hashed(10, st.Group, st.Worker) + "_" + number(source)}.Sanitize()
+	return pgx.Identifier{s.config.schema, "stage_" + hashed(10, st.Group, laneOwner(st.Worker)) + "_" + number(source)}.Sanitize()
 }
 
 func (s *Sink) keysTable(st *sink.Start, dest decode.Name) string {
@@ -210,9 +209,6 @@ func (k *mergeKey) names(b *binding) []string {
 	return out
 }
 
-// literal quotes a string.
-func literal(s string) string { return pgsession.Literal(s) }
-
 // merge brings a source's rows into the destination, in the transaction that ends its copy.
 type merge struct {
 	*Sink
@@ -235,7 +231,7 @@ func (s *Sink) merge(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, t s
 	}
 	m := &merge{Sink: s, ctx: ctx, pg: pg, st: st, t: t, b: b, key: key, stage: s.stage(st, t.Source), keys: s.keysTable(st, b.table.name)}
 	// The session is set up for few rows.
-	if err := simple(ctx, pg, "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; ANALYZE "+m.stage); err != nil {
+	if err := simple(ctx, pg, "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on; ANALYZE "+m.stage); err != nil {
 		return err
 	}
 	if m.mine, err = m.replaced(); err != nil {

@@ -34,6 +34,7 @@ type config struct {
 	logger      *slog.Logger
 	sync        *schemaSync
 	tolerated   []MisfitKind
+	ddl         ddlPolicy
 
 	merge         []string // patterns of WithMergeCopy
 	mergeAll      bool
@@ -83,6 +84,7 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 		lanes:       1,
 		schema:      DefaultSchema,
 		logger:      slog.New(slog.DiscardHandler),
+		ddl:         ddlPolicy{wait: DefaultDDLLockTimeout},
 	}
 	for _, o := range opts {
 		if o != nil {
@@ -107,6 +109,7 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 		invalid("WithLogger(nil): leave the option out for silence")
 	}
 	c.sync.validate(invalid)
+	c.ddl.validate(invalid)
 	c.parseMerge(invalid)
 	for _, k := range c.tolerated {
 		if !slices.Contains(tolerable[:], k) {

@@ -66,7 +66,16 @@ func (s *Sink) with(ctx context.Context, f func(c *session, st *sink.Start) erro
 		}
 		c.recorded = st
 	}
-	return judge(f(c, st), -1)
+	now := s.generation.Load()
+	if c.generation != now {
+		c.bindings.clear()
+		c.generation = now
+	}
+	err := f(c, st)
+	if s.generation.Load() != now && staleCatalog(err) {
+		return err // the table was altered meanwhile: seen afresh the next time
+	}
+	return judge(err, -1)
 }
 
 func (p *pool) isClosed() bool {

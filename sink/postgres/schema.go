@@ -214,7 +214,7 @@ func (s *Sink) schemaLeftOut(ctx context.Context, e *entry, reason string) {
 	s.config.logger.WarnContext(ctx, "not made at the destination", "what", strings.ToLower(e.kind)+" "+e.label, "why", reason)
 }
 
-// BeginCopy makes what the tables need (WithSchemaSync), and sees whether all of them fit: what doesn't is
+// BeginCopy makes what the tables need (WithSchemaSync, CopyTable.Schema), and sees whether all of them fit: what doesn't is
 // one FitError, before any row is written.
 func (s *Sink) BeginCopy(ctx context.Context, tables []sink.CopyTable) error {
 	st := s.start.Load()
@@ -227,6 +227,9 @@ func (s *Sink) BeginCopy(ctx context.Context, tables []sink.CopyTable) error {
 		}
 	}
 	var coming func(uint32) bool
+	if err := s.prepareTables(ctx, tables, s.config.sync == nil); err != nil {
+		return err
+	}
 	if s.config.sync != nil {
 		p, err := s.planSchema(ctx, tables)
 		if err != nil {
@@ -238,7 +241,10 @@ func (s *Sink) BeginCopy(ctx context.Context, tables []sink.CopyTable) error {
 		s.schemaPhase("copying", 0)
 		s.schema.plan, coming = p, p.brings
 	}
-	return s.with(ctx, func(c *session, st *sink.Start) error { return s.fit(ctx, c.pg, st, tables, coming) })
+	if err := s.with(ctx, func(c *session, st *sink.Start) error { return s.fit(ctx, c.pg, st, tables, coming) }); err != nil {
+		return err
+	}
+	return s.enterTables(ctx, tables)
 }
 
 // EndCopy makes what is better made behind the rows (WithSchemaSync).

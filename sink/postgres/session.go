@@ -34,7 +34,8 @@ type session struct {
 	onClose               func()
 
 	// Of the copy's sessions: the Open under which the session is recorded.
-	recorded *sink.Start
+	recorded   *sink.Start
+	generation uint64 // the Sink's, when bindings were looked up
 }
 
 // connect opens a session with flo's settings.
@@ -47,6 +48,7 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 		// planner thinks of reading the whole table instead.
 		"enable_hashjoin":  "off",
 		"enable_mergejoin": "off",
+		"enable_seqscan":   "off", // where there is an index: autovacuum may have counted a growing table's rows as none
 	}
 	if s.config.replica {
 		extra["session_replication_role"] = "replica"

@@ -11,7 +11,7 @@
 // order. A value that the same batch overwrites may so never be seen by the destination's constraints.
 //
 // The sink keeps its own tables in schema "flo" of the destination: checkpoints, backends (the sessions
-// that write, so that a successor can end those of a half-dead predecessor), copies and copy_chunks.
+// that write, so that a successor can end those of a half-dead predecessor), copies, copy_chunks and structures.
 // Sessions have to be the sink's own: a pooler in between must pool whole sessions, not transactions (ErrPooler).
 package postgres
 
@@ -61,13 +61,16 @@ type Sink struct {
 	pidsMu sync.Mutex
 	pids   map[uint32]struct{} // backends of this Sink's own live sessions
 
-	stats  *counters // of all lanes
-	schema schemaState
+	stats  *counters    // of all lanes
+	schema *schemaState // of all lanes
 
 	lanes     lanes
 	followers string     // rows of checkpoints that are stored together with this one's, as an array; "" for none
 	merging   sync.Map   // attempts whose rows go into a table of their own, by source
 	keys      *knownKeys // of all lanes
+
+	// generation counts the schema changes that were applied, by all lanes: what was looked up before may be wrong.
+	generation *atomic.Uint64
 }
 
 // transaction is the state of the destination transaction that is open between batches.
@@ -77,8 +80,10 @@ type transaction struct {
 	changes  uint64
 	missing  uint64
 
-	custom    bool // statements are planned for their parameters
-	savepoint bool // one stands in front of the last group
+	custom    bool            // statements are planned for their parameters
+	savepoint bool            // one stands in front of the last group
+	schema    bool            // a schema change was applied
+	rewritten map[uint32]bool // see ddl.anew
 }
 
 // Stats counts what this Sink has done since New.
@@ -117,7 +122,7 @@ func NewConfig(conn *pgx.ConnConfig, opts ...Option) (*Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sink{config: c, books: newBooks(c.schema), pids: make(map[uint32]struct{}), stats: new(counters), keys: new(knownKeys)}
+	s := &Sink{config: c, books: newBooks(c.schema), pids: make(map[uint32]struct{}), stats: new(counters), keys: new(knownKeys), schema: new(schemaState), generation: new(atomic.Uint64)}
 	s.pool = newPool(c.connections)
 	return s, nil
 }
@@ -231,10 +236,18 @@ func (s *Sink) writeOne(ctx context.Context, b *sink.Batch) error {
 		return sink.Permanent(fmt.Errorf("sink/postgres: batch of epoch %d, opened for %d: %w", b.Epoch, st.Epoch, sink.ErrLeaseLost))
 	}
 	resumed := s.tx.begun
+	if now := s.generation.Load(); !resumed && s.main.generation != now {
+		if err := s.main.forget(ctx); err != nil {
+			s.fail(ctx)
+			return judge(err, -1)
+		}
+		s.main.generation = now
+	}
 	err := s.write(ctx, b)
 	var again *againError
 	for errors.As(err, &again) {
-		if !s.recover(ctx) || resumed {
+		altered := s.tx.schema // by which tables of keys may have been, and Open reads those
+		if !s.recover(ctx) || resumed || altered {
 			break // the worker starts the transaction over
 		}
 		err = s.write(ctx, b)
@@ -274,9 +287,17 @@ func (s *Sink) fail(ctx context.Context) {
 
 // rollback ends the open transaction, with the connection if need be.
 func (s *Sink) rollback(ctx context.Context) {
+	altered := s.tx.schema
 	s.tx = transaction{}
 	if s.main != nil && !s.main.reset(ctx) {
 		s.main = nil
+	}
+	if s.main != nil && altered { // what was looked up since is not so
+		s.generation.Add(1)
+		if s.main.forget(ctx) != nil {
+			s.main.close(ctx)
+			s.main = nil
+		}
 	}
 }
 

@@ -8,6 +8,23 @@ import (
 	"testing"
 )
 
+// RequireVersion skips a test that needs a newer server than db's, by its major version.
+func RequireVersion(t testing.TB, db *DB, major int) {
+	t.Helper()
+	if is := majorVersion(t, db); is < major {
+		t.Skipf("the server is PostgreSQL %d, the test is about what came with %d", is, major)
+	}
+}
+
+func majorVersion(t testing.TB, db *DB) int {
+	t.Helper()
+	v, err := strconv.Atoi(db.QueryString(t, "SHOW server_version_num"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v / 10000
+}
+
 // RequireDump skips a test that needs pg_dump if the tests run with server binaries of their own ($FLO_TEST_POSTGRES_BIN)
 // and no pg_dump is there that is as new as the server of db: pg_dump refuses a newer one.
 // https://www.postgresql.org/docs/current/app-pgdump.html#PG-DUMP-NOTES
@@ -16,10 +33,7 @@ func RequireDump(t testing.TB, db *DB) {
 	if os.Getenv(EnvBin) == "" {
 		return
 	}
-	server, err := strconv.Atoi(db.QueryString(t, "SHOW server_version_num"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	server := majorVersion(t, db)
 	best := 0
 	dirs := append([]string{os.Getenv(EnvBin)}, filepath.SplitList(os.Getenv("PATH"))...)
 	for _, glob := range installPlaces() {
@@ -39,7 +53,7 @@ func RequireDump(t testing.TB, db *DB) {
 			best = max(best, major)
 		}
 	}
-	if best < server/10000 {
-		t.Skipf("the server is PostgreSQL %d, and the newest pg_dump here is of version %d", server/10000, best)
+	if best < server {
+		t.Skipf("the server is PostgreSQL %d, and the newest pg_dump here is of version %d", server, best)
 	}
 }

@@ -1,0 +1,373 @@
+package postgres
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/pgsession"
+)
+
+// oldConstraint finds one by its OID, or by its name: a new type of a column gives its constraints new OIDs.
+func (a *altering) oldConstraint(c *decode.ConstraintShape) *decode.ConstraintShape {
+	if a.page == nil {
+		return nil
+	}
+	return oldConstraint(a.page.table.Constraints, c)
+}
+
+func oldConstraint(list []decode.ConstraintShape, c *decode.ConstraintShape) *decode.ConstraintShape {
+	i := slices.IndexFunc(list, func(o decode.ConstraintShape) bool { return o.OID == c.OID })
+	if i < 0 {
+		i = slices.IndexFunc(list, func(o decode.ConstraintShape) bool { return o.Name == c.Name })
+	}
+	if i < 0 {
+		return nil
+	}
+	return &list[i]
+}
+
+func (a *altering) oldIndex(x *decode.IndexShape) *decode.IndexShape {
+	if a.page == nil {
+		return nil
+	}
+	list := a.page.table.Indexes
+	i := slices.IndexFunc(list, func(o decode.IndexShape) bool { return o.OID == x.OID })
+	if i < 0 {
+		i = slices.IndexFunc(list, func(o decode.IndexShape) bool { return o.Name == x.Name })
+	}
+	if i < 0 {
+		return nil
+	}
+	return &list[i]
+}
+
+// keys makes what the source has made: keys, checks and indexes. What the source has dropped came before, by
+// name (dropAll); what is there and not known to the books is the destination's own.
+func (a *altering) keys() error {
+	for i := range a.shape.Constraints {
+		switch c := &a.shape.Constraints[i]; c.Kind {
+		case "p", "u", "x", "c":
+			if err := a.constraint(c); err != nil {
+				return err
+			}
+		}
+	}
+	for i := range a.shape.Indexes {
+		if err := a.index(&a.shape.Indexes[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// foreignKeys comes when all tables of the change have their keys.
+func (a *altering) foreignKeys() error {
+	for i := range a.shape.Constraints {
+		if c := &a.shape.Constraints[i]; c.Kind == "f" {
+			if err := a.constraint(c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// hidden reports whether something is about columns that rules leave out.
+func (a *altering) hidden(columns []int16) bool {
+	return len(a.shape.LeftOut) > 0 && slices.ContainsFunc(columns, func(n int16) bool {
+		return n > 0 && !slices.ContainsFunc(a.shape.Columns, func(c decode.ColumnShape) bool { return c.Num == n })
+	})
+}
+
+func (a *altering) constraint(c *decode.ConstraintShape) error {
+	const notValid = " NOT VALID"
+	if a.hidden(c.Columns) {
+		return nil
+	}
+	o := a.oldConstraint(c)
+	if o == nil {
+		if a.hasConstraint(c) {
+			return nil
+		}
+		return a.addConstraint(c)
+	}
+	if was := a.live.constraint(o.Name); o.Name != c.Name && was != nil && !was.inherited && a.live.constraint(c.Name) == nil {
+		if err := a.alter(fmt.Sprintf("renaming constraint %q", o.Name), "RENAME CONSTRAINT "+ident(o.Name)+" TO "+ident(c.Name)); err != nil {
+			return err
+		}
+		if err := a.look(); err != nil {
+			return err
+		}
+	}
+	l := a.live.constraint(c.Name)
+	switch {
+	case l == nil, o.Definition == c.Definition, l.definition == c.Definition:
+		return nil
+	case strings.TrimSuffix(l.definition, notValid) == c.Definition, strings.TrimSuffix(o.Definition, notValid) == c.Definition && strings.HasSuffix(l.definition, notValid):
+		return a.alter(fmt.Sprintf("validating constraint %q", c.Name), "VALIDATE CONSTRAINT "+ident(c.Name))
+	case c.Kind == "f" && !l.inherited: // when it is checked has changed
+		if err := a.alter(fmt.Sprintf("dropping constraint %q to make it anew", c.Name), "DROP CONSTRAINT "+ident(c.Name)); err != nil {
+			return err
+		}
+		return a.addConstraint(c)
+	}
+	return nil
+}
+
+// hasConstraint reports whether the destination has a constraint: by its name; by what it says if it comes from a
+// parent, where the destination gave it a name; one primary key is as good as another on the same columns.
+func (a *altering) hasConstraint(c *decode.ConstraintShape) bool {
+	return a.live.constraint(c.Name) != nil || slices.ContainsFunc(a.live.constraints, func(l liveConstraint) bool {
+		return l.kind == c.Kind && l.definition == c.Definition && (l.inherited || c.Kind == "p")
+	})
+}
+
+func (a *altering) addConstraint(c *decode.ConstraintShape) error {
+	if c.Kind == "f" {
+		return a.addForeignKey(c)
+	}
+	action := fmt.Sprintf("adding constraint %q", c.Name)
+	what := "ADD CONSTRAINT " + ident(c.Name) + " " + c.Definition
+	if x := a.turned(c); x != "" {
+		what = x
+	} else if l := a.live.index(c.Name); l != nil && !l.owned && a.page != nil &&
+		slices.ContainsFunc(a.page.table.Indexes, func(o decode.IndexShape) bool { return o.Name == c.Name }) {
+		if err := a.run(a.next.dest, fmt.Sprintf("dropping index %q, whose name a constraint gets", c.Name), "DROP INDEX "+ident(a.next.dest.Schema, c.Name)); err != nil {
+			return err
+		}
+	}
+	return a.add("constraint", c.Name, action, "ALTER TABLE "+a.live.sql()+" "+what)
+}
+
+// add runs what may need columns that rules leave out.
+func (a *altering) add(kind, name, action, sql string) error {
+	if len(a.shape.LeftOut) == 0 {
+		if err := a.run(a.next.dest, action, sql); err != nil {
+			return err
+		}
+		return a.look()
+	}
+	err := a.attempt(sql)
+	if pgsession.SQLState(err) == "42703" {
+		a.leaveOut(kind, name, "it needs columns that rules leave out", sql, err)
+		return nil
+	}
+	if err != nil {
+		return a.fail(a.next.dest, action, sql, err)
+	}
+	return a.look()
+}
+
+// turned gives the SQL that makes a constraint of an index, as ADD CONSTRAINT … USING INDEX did at the source: the
+// index is not among the table's any more.
+func (a *altering) turned(c *decode.ConstraintShape) string {
+	if a.page == nil || a.live.kind == "p" || c.Kind != "p" && c.Kind != "u" {
+		return ""
+	}
+	keyword := pick(c.Kind == "p", "PRIMARY KEY", "UNIQUE")
+	for _, o := range a.page.table.Indexes {
+		x, ok := parseIndex(o.Definition)
+		l := a.live.index(o.Name)
+		if !ok || !x.unique || l == nil || l.owned || slices.ContainsFunc(a.shape.Indexes, func(n decode.IndexShape) bool { return n.OID == o.OID }) {
+			continue
+		}
+		if columns, ok := strings.CutPrefix(x.rest, "btree "); ok {
+			if rest, ok := strings.CutPrefix(c.Definition, keyword+" "+columns); ok {
+				return "ADD CONSTRAINT " + ident(c.Name) + " " + keyword + " USING INDEX " + ident(o.Name) + rest
+			}
+		}
+	}
+	return ""
+}
+
+// addForeignKey adds one, where it can hold: without WithReplicaRole it would fire; its other table has to be there;
+// rules may have filtered the rows that it needs.
+func (a *altering) addForeignKey(c *decode.ConstraintShape) error {
+	action := fmt.Sprintf("adding constraint %q", c.Name)
+	k, ok := parseForeignKey(c.Definition)
+	if !ok {
+		return &DDLError{Object: a.next.dest, Action: action, SQL: c.Definition, Err: fmt.Errorf("its definition can't be read"), Remedy: "add it by hand, and start again"}
+	}
+	dest, err := a.destOf(k.other)
+	if err != nil {
+		return err
+	}
+	sql := "ALTER TABLE " + a.live.sql() + " ADD CONSTRAINT " + ident(c.Name) + " " + k.sql(dest)
+	if !a.sink.config.replica {
+		a.leaveOut("fk constraint", c.Name, "without WithReplicaRole it would fire", sql, nil)
+		return nil
+	}
+	other, err := a.ddl.live(dest)
+	if err != nil {
+		return err
+	}
+	if other == nil {
+		a.leaveOut("fk constraint", c.Name, "the destination does not have "+dest.String(), sql, nil)
+		return nil
+	}
+	restore, err := a.disguiseOther(k.other, other)
+	if err != nil {
+		return err
+	}
+	switch err := a.attempt(sql); {
+	case pgsession.SQLState(err) == "23503":
+		a.leaveOut("fk constraint", c.Name, "the destination's rows don't hold it", sql, err)
+	case err != nil:
+		return a.fail(a.next.dest, action, sql, err)
+	}
+	if restore != nil {
+		if err := restore(); err != nil {
+			return err
+		}
+	}
+	return a.look()
+}
+
+// disguiseOther gives routed columns of a table that the change is not about their source names, and says how
+// to undo that; nil if there is nothing to undo.
+func (a *altering) disguiseOther(source decode.Name, live *liveTable) (func() error, error) {
+	for i := range a.change.Tables {
+		if tableOf(&a.change.Tables[i]).source == source {
+			return nil, nil // disguised already
+		}
+	}
+	p, err := a.books.called(tablePage, source)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(p.table.Columns, func(c decode.ColumnShape) bool { return c.Source != "" && c.Source != c.Name }) {
+		return nil, nil
+	}
+	other := &altering{ddl: a.ddl, shape: p.table, next: p, live: live}
+	return other.restore, other.disguise()
+}
+
+// destOf gives the destination of a source table.
+func (d *ddl) destOf(source decode.Name) (decode.Name, error) {
+	for i := range d.change.Tables {
+		if p := tableOf(&d.change.Tables[i]); p.source == source {
+			return p.dest, nil
+		}
+	}
+	p, err := d.books.called(tablePage, source)
+	if err != nil || p == nil {
+		return source, err
+	}
+	return p.dest, nil
+}
+
+// index makes one that the source has made, or renames it.
+func (a *altering) index(x *decode.IndexShape) error {
+	if !x.Valid || a.hidden(x.Columns) {
+		return nil // it comes again when it is valid
+	}
+	o := a.oldIndex(x)
+	if o != nil && o.Valid {
+		if was := a.live.index(o.Name); o.Name == x.Name || was == nil || was.owned || a.live.index(x.Name) != nil {
+			return nil
+		}
+		if err := a.run(a.next.dest, fmt.Sprintf("renaming index %q", o.Name), "ALTER INDEX "+ident(a.next.dest.Schema, o.Name)+" RENAME TO "+ident(x.Name)); err != nil {
+			return err
+		}
+		return a.look()
+	}
+	if a.live.index(x.Name) != nil {
+		return nil
+	}
+	action := fmt.Sprintf("creating index %q", x.Name)
+	text, ok := parseIndex(x.Definition)
+	if !ok {
+		return &DDLError{Object: a.next.dest, Action: action, SQL: x.Definition, Err: fmt.Errorf("its definition can't be read"), Remedy: "create it by hand, and start again"}
+	}
+	if x.Parent != nil && slices.ContainsFunc(a.live.indexes, func(l liveIndex) bool {
+		t, ok := parseIndex(l.definition)
+		return ok && t == text && l.inherited
+	}) {
+		return nil // the parent's brought it, under a name of its own
+	}
+	return a.add("index", x.Name, action, text.sql(x.Name, a.next.dest))
+}
+
+// attach makes the table a partition, or lets it inherit, as it does at the source.
+func (a *altering) attach() error {
+	if !a.made && a.page == nil {
+		return nil // how the destination is laid out is its own affair
+	}
+	if err := a.look(); err != nil || a.live == nil {
+		return err
+	}
+	var before []decode.Name
+	if a.page != nil && !a.made {
+		before = a.page.table.Parents
+	}
+	for _, n := range a.shape.Parents {
+		if slices.Contains(before, n) {
+			continue
+		}
+		dest, err := a.destOf(n)
+		if err != nil {
+			return err
+		}
+		parent, err := a.ddl.live(dest)
+		if err != nil {
+			return err
+		}
+		switch {
+		case dest == a.next.dest, parent != nil && slices.Contains(a.live.parents, parent.oid):
+			continue
+		case parent == nil, (parent.kind == "p") != (a.shape.Bound != ""):
+			a.pass("the parent "+dest.String()+" of "+a.next.dest.String(), "the destination does not have it as such")
+			continue
+		case a.shape.Bound != "":
+			err = a.run(dest, "attaching partition "+a.next.dest.String(), "ALTER TABLE "+parent.sql()+" ATTACH PARTITION "+a.live.sql()+" "+a.shape.Bound)
+		default:
+			err = a.alter("inheriting from "+dest.String(), "INHERIT "+parent.sql())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// detach undoes what the source has undone of that.
+func (a *altering) detach() error {
+	if a.page == nil || a.live == nil {
+		return nil
+	}
+	for _, n := range a.page.table.Parents {
+		if slices.Contains(a.shape.Parents, n) {
+			continue
+		}
+		dest, err := a.destOf(n)
+		if err != nil {
+			return err
+		}
+		parent, err := a.ddl.live(dest)
+		if err != nil {
+			return err
+		}
+		if parent == nil || !slices.Contains(a.live.parents, parent.oid) {
+			// It may have another name by now: a table has one parent, if it is a partition.
+			if !a.live.partition || len(a.live.parents) != 1 || len(a.shape.Parents) > 0 {
+				continue
+			}
+			rows, err := query(a.ctx, a.pg, "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1", a.live.parents[0])
+			if err != nil || len(rows) != 1 {
+				return a.fail(a.next.dest, "looking for its parent", "", err)
+			}
+			dest = decode.Name{Schema: string(rows[0][0]), Name: string(rows[0][1])}
+		}
+		if a.live.partition {
+			err = a.run(dest, "detaching partition "+a.next.dest.String(), "ALTER TABLE "+identOf(dest)+" DETACH PARTITION "+a.live.sql())
+		} else {
+			err = a.alter("no longer inheriting from "+dest.String(), "NO INHERIT "+identOf(dest))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return a.look()
+}

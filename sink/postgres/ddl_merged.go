@@ -1,0 +1,72 @@
+package postgres
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/pgflo/flo/decode"
+)
+
+// keysOf gives the key's columns of a table whose copies are merged (WithMergeCopy), nil for others.
+func (d *ddl) keysOf(dest decode.Name) []string {
+	return d.sink.keys.all()[keysName(d.st, dest)]
+}
+
+// followKeys lets the table of keys go with its table: name, and names and types of the key's columns.
+func (a *altering) followKeys() error {
+	if a.page == nil {
+		return nil
+	}
+	was, name := keysName(a.st, a.page.dest), keysName(a.st, a.next.dest)
+	columns := slices.Clone(a.sink.keys.all()[was])
+	if columns == nil || a.sink.keys.all()[name] != nil && was != name {
+		return nil
+	}
+	schema := a.sink.config.schema
+	if was != name {
+		if err := a.run(a.next.dest, "renaming its table of keys", "ALTER TABLE "+ident(schema, was)+" RENAME TO "+ident(name)); err != nil {
+			return err
+		}
+		a.sink.keys.note(was, nil)
+	}
+	alter := func(what string) error {
+		return a.run(a.next.dest, "altering its table of keys", "ALTER TABLE "+ident(schema, name)+" "+what)
+	}
+	var back [][2]string
+	for i, c := range columns {
+		at := slices.IndexFunc(a.page.table.Columns, func(o decode.ColumnShape) bool { return o.Name == c })
+		if at < 0 {
+			continue
+		}
+		o := &a.page.table.Columns[at]
+		to := slices.IndexFunc(a.shape.Columns, func(n decode.ColumnShape) bool { return oldColumn(a.page.table.Columns, &n) == o })
+		if to < 0 {
+			continue
+		}
+		n := &a.shape.Columns[to]
+		if n.Type != o.Type {
+			if l := a.live.column(n.Name); l != nil && l.typ == n.Type {
+				if err := alter("ALTER COLUMN " + ident(c) + " TYPE " + n.Type + " USING " + ident(c) + "::" + n.Type); err != nil {
+					return err
+				}
+			}
+		}
+		if n.Name != c { // by way of another name: columns may swap theirs
+			passing := fmt.Sprintf("flo_%d", i)
+			if err := alter("RENAME COLUMN " + ident(c) + " TO " + ident(passing)); err != nil {
+				return err
+			}
+			back = append(back, [2]string{passing, n.Name})
+			columns[i] = n.Name
+		}
+	}
+	for _, p := range back {
+		if err := alter("RENAME COLUMN " + ident(p[0]) + " TO " + ident(p[1])); err != nil {
+			return err
+		}
+	}
+	if was != name || back != nil {
+		a.sink.keys.note(name, columns)
+	}
+	return nil
+}
