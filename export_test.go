@@ -2,3 +2,8 @@ package flo
 
 // BeforeResyncStep has f called in front of each step of a resync, and behind the last; its error ends Run there.
 func (r *Replicator) BeforeResyncStep(f func(step int) error) { r.resyncing = f }
+
+// WithAttemptsInSequence numbers copy attempts 1, 2, 3, for tests that count them.
+func WithAttemptsInSequence() ReplicatorOption {
+	return func(c *config) { c.attemptAfter = func(before uint32) uint32 { return before + 1 } }
+}

@@ -69,7 +69,7 @@ func newPipeline(t testing.TB, schema ...string) *pipeline {
 func (p *pipeline) options(extra ...flo.Option) []flo.Option {
 	return append([]flo.Option{
 		flo.WithGroup("shop"), flo.WithSource(p.src.URL), p.link, flo.WithLogger(logger(p.t)), flo.WithSlot(p.slot()),
-		flo.WithIdleInterval(200 * time.Millisecond),
+		flo.WithIdleInterval(200 * time.Millisecond), flo.WithAttemptsInSequence(),
 	}, extra...)
 }
 

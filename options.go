@@ -84,6 +84,7 @@ type config struct {
 	replayWindow    time.Duration
 	windowGiven     bool
 	lease           time.Duration
+	attemptAfter    func(before uint32) uint32
 	idleInterval    time.Duration
 	stopTimeout     time.Duration
 	resync          string
@@ -457,6 +458,7 @@ func newConfig(opts []Option) *config {
 		walLimit:        DefaultWALLimit,
 		walAction:       WarnOnWAL,
 		lease:           defaultLease,
+		attemptAfter:    attemptAfter,
 		worker: workerConfig{
 			batchSize: defaultBatchSize, batchBytes: defaultBatchBytes, startAt: StartAtBeginning,
 			policy: Stop, letterLimit: defaultLetterLimit,

@@ -216,7 +216,7 @@ func (s *replication) beginRound(ctx context.Context, asked []source.Table, due 
 	if err := s.openPublisher(ctx); err != nil {
 		return err
 	}
-	s.attempt, s.start, s.copyDone = old+1, 0, false
+	s.attempt, s.start, s.copyDone = s.r.cfg.attemptAfter(old), 0, false
 	body := room()
 	if s.tail.Open { // the part of a transaction that the last session left: it comes again, whole
 		body = wire.AppendRecord(body, wire.RecAbort, nil)

@@ -292,7 +292,7 @@ func (s *replication) begin(ctx context.Context) error {
 	if err := s.stream.DropCopies(ctx, s.last); err != nil {
 		return err
 	}
-	s.attempt, s.start, s.copyDone, s.noCopy = s.attempt+1, 0, false, false
+	s.attempt, s.start, s.copyDone, s.noCopy = s.r.cfg.attemptAfter(s.attempt), 0, false, false
 	if err := s.openPublisher(ctx); err != nil {
 		return err
 	}

@@ -229,12 +229,24 @@ func (r *randomRun) terminate(i int, f fault, url, sql string) {
 	}
 }
 
+// begun reports whether the stream holds the beginning of the copy that everybody works on: one that was rolled back
+// to a time before that is no longer the group's.
+func (r *randomRun) begun() bool {
+	for _, m := range r.all() {
+		if p := m.process().last().Phase; p != flo.PhaseCopying && p != flo.PhaseStreaming {
+			return false
+		}
+	}
+	return true
+}
+
 // natsDies kills the NATS server and starts it again, now and then with its folder as it was before.
 func (r *randomRun) natsDies(i int, f fault) {
+	begun := r.begun()
 	r.kill(r.nats)
 	store, what := r.nats.cfg.Dir, "with all that it had"
 	switch {
-	case !r.plan.rollback || r.plan.early:
+	case !r.plan.rollback || r.plan.early || r.backup == "" && !begun:
 	case r.backup == "":
 		what = "and its store is kept"
 		r.backup = store + ".backup"

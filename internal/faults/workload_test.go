@@ -142,7 +142,7 @@ func (w *writer) session(ctx context.Context, conn *pgx.Conn) error {
 			w.commits.Add(1)
 		case errors.Is(err, errChosen):
 			w.rollbacks.Add(1)
-		case errors.As(err, &pg) && (pg.Code == "40P01" || pg.Code == "23505"): // deadlock, unique violation
+		case errors.As(err, &pg) && (pg.Code == "40P01" || pg.Code == "23505" || pg.Code == "40001"): // deadlock, unique violation, a row that another writer moved to another partition
 			w.rollbacks.Add(1)
 		default:
 			return err

@@ -1,0 +1,13 @@
+package flo
+
+import "time"
+
+// attemptEpoch is when the numbers of copy attempts begin.
+var attemptEpoch = time.Date(2025, time.January, 1, 0, 0, 0, 0, time.UTC)
+
+// attemptAfter numbers the attempt that follows another one. It follows the clock, in seconds, so that a stream that
+// was rolled back behind the beginning of an attempt doesn't get another one of the same number: workers and sinks
+// that have met the first would take the second for it, and its tables for copied.
+func attemptAfter(before uint32) uint32 {
+	return max(before+1, uint32(max(time.Since(attemptEpoch)/time.Second, 0)))
+}
