@@ -181,6 +181,45 @@ func TestAFullStreamHoldsTheReplicatorBackUntilTheWorkerDrains(t *testing.T) {
 	}
 }
 
+// Changes that fill their part of the stream while a table's copy goes on keep back neither what says that the
+// copy is whole, nor so the purge that makes room.
+func TestChangesThatFillTheStreamDuringTheCopyDoNotKeepItsEndBack(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable+`; CREATE TABLE large (id bigint PRIMARY KEY, v text); CREATE TABLE late (id bigint PRIMARY KEY, v text)`)
+	p.src.Exec(t, `INSERT INTO large SELECT i, repeat('x', 100) FROM generate_series(1, 200000) i; INSERT INTO late VALUES (1, 'x')`)
+	p.start(ctx, flo.WithStreamMaxBytes(16<<20), flo.WithCopyConnections(1), flo.WithSink(p.sink()))
+	ranges := func(table string) (done int, known bool) {
+		for _, s := range p.f.Status().Replicator.Tables {
+			if s.Table == table {
+				return s.Done, true
+			}
+		}
+		return 0, false
+	}
+	eventually(t, ctx, "the copy's beginning", func() bool { _, known := ranges(`"public"."late"`); return known })
+	lock := p.src.Conn(t)
+	if _, err := lock.Exec(ctx, "BEGIN; LOCK TABLE late IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	if done, _ := ranges(`"public"."late"`); done > 0 {
+		t.Fatal("the small table was copied before the large one")
+	}
+	for i := range 20 {
+		p.src.Exec(t, `INSERT INTO t SELECT i, repeat(md5(i::text), 30) FROM generate_series($1::int, $1::int + 999) i`, 1+i*1000)
+	}
+	s := p.stream(ctx)
+	eventually(t, ctx, "changes to fill their part", func() bool {
+		info, err := s.Info(ctx)
+		return err == nil && info.State.Bytes > 9<<20
+	})
+	if _, err := lock.Exec(ctx, "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	p.catchUp(ctx)
+	p.equal(ctx, "t", "large", "late")
+}
+
 func TestTheStreamIsPurgedBehindTheSlowestWorker(t *testing.T) {
 	parallel(t)
 	ctx := testContext(t)

@@ -39,20 +39,22 @@ const (
 // One goroutine, the owner, reads, packs and gives feedback; it never waits for JetStream.
 type streaming struct {
 	*replication
-	conn     *source.Stream
-	packer   *pack.Packer
-	types    []byte           // Type messages, encoded, that belong to the next Relation
-	parser   *decode.Parser   // for the relations only
-	out      chan *pack.Batch // to the sender
-	spare    chan []byte      // buffers given back
-	copied   <-chan struct{}  // closed when the copy is whole in the publisher's hands
-	ask      <-chan struct{}  // somebody waits for the idle position
-	idleNext time.Time        // no idle marker before
-	frames   int
-	anchor   anchor
-	began    time.Time
-	early    bool                  // large transactions come before they end
-	staged   map[uint32]*stagedRun // of those, by XID; the sender's
+	conn   *source.Stream
+	packer *pack.Packer
+	types  []byte           // Type messages, encoded, that belong to the next Relation
+	parser *decode.Parser   // for the relations only
+	out    chan *pack.Batch // to the sender
+	spare  chan []byte      // buffers given back
+	copied <-chan struct{}  // closed when the copy is whole in the publisher's hands
+	// whenCopied is the same; the sender's.
+	whenCopied <-chan struct{}
+	ask        <-chan struct{} // somebody waits for the idle position
+	idleNext   time.Time       // no idle marker before
+	frames     int
+	anchor     anchor
+	began      time.Time
+	early      bool                  // large transactions come before they end
+	staged     map[uint32]*stagedRun // of those, by XID; the sender's
 }
 
 // run streams, and copies beside it where the attempt still has to, until ctx ends or something breaks.
@@ -107,7 +109,7 @@ func (s *replication) run(ctx context.Context) error {
 	}
 	st := &streaming{
 		replication: s, conn: conn, parser: decode.NewParser(), out: make(chan *pack.Batch, sendQueue), spare: make(chan []byte, spareBuffers),
-		copied: copied, ask: asks, began: time.Now(), early: early, staged: map[uint32]*stagedRun{}, anchor: anchored.above(conn.Confirmed()),
+		copied: copied, whenCopied: copied, ask: asks, began: time.Now(), early: early, staged: map[uint32]*stagedRun{}, anchor: anchored.above(conn.Confirmed()),
 	}
 	s.acked.spare = st.spare
 	conn.SetLazy(true) // it notices load itself
@@ -306,7 +308,8 @@ func (st *streaming) frame(ctx context.Context, data []byte) error {
 		return st.abortIfDiffers(ctx, err)
 	}
 	st.noteCommit(data)
-	if st.packer.Full() {
+	// While the stream is full a batch ends with its transaction: one that goes on in the next batch has to get through.
+	if st.packer.Full() || data[0] == 'C' && st.gate.closed() && !st.packer.Empty() {
 		return st.hand(ctx)
 	}
 	return nil
@@ -480,7 +483,7 @@ func (st *streaming) send(ctx context.Context) error {
 				return err
 			}
 		} else if !b.Header.From.Open {
-			if err := st.gate.waitChanges(ctx); err != nil {
+			if err := st.waitForRoom(ctx); err != nil {
 				return err
 			}
 		}
@@ -494,6 +497,12 @@ func (st *streaming) send(ctx context.Context) error {
 		return st.publisherError(err)
 	}
 	return nil
+}
+
+// waitForRoom holds changes back while the stream is full. But when the copy is whole, what stands in front of
+// the marker that says so goes on, a few batches: nothing of `changes` is purged before.
+func (st *streaming) waitForRoom(ctx context.Context) error {
+	return st.gate.waitChanges(ctx, st.whenCopied, func() bool { return !st.whole.Load() })
 }
 
 // publisherError prefers the reason for which the publisher gave up to the symptom.

@@ -216,7 +216,7 @@ func (st *streaming) stage(ctx context.Context, b *pack.Batch) error {
 		}
 		return nil
 	}
-	if err := st.gate.waitChanges(ctx); err != nil {
+	if err := st.waitForRoom(ctx); err != nil {
 		return err
 	}
 	if run == nil {

@@ -25,6 +25,10 @@ const (
 	purgeInterval = 5 * time.Second
 )
 
+// watchBound is how long a look at the source's catalog may take: a table that the host has locked holds it up, and
+// the stream is to be purged meanwhile.
+const watchBound = 2 * time.Second
+
 // upkeep purges the stream, watches its size, and writes the replicator's record, until ctx ends. It
 // ends the session if the publisher gives up.
 func (s *replication) upkeep(ctx context.Context) error {
@@ -62,14 +66,18 @@ func (s *replication) upkeep(ctx context.Context) error {
 			s.writeRecord(ctx)
 		}
 		if s.schema.lookSoon.Swap(false) || time.Since(looked) >= s.tablesInterval() {
-			if err := s.checkDDL(ctx); err != nil && fatal(named(err)) {
+			wctx, cancel := context.WithTimeout(ctx, watchBound)
+			if err := s.checkDDL(wctx); err != nil && fatal(named(err)) {
+				cancel()
 				return err
 			}
-			err := s.watchTables(ctx)
+			err := s.watchTables(wctx)
+			late := wctx.Err() != nil
+			cancel()
 			if changed := (*adoptedChanged)(nil); errors.Is(err, errRound) || errors.As(err, &changed) {
 				return err
 			}
-			if err != nil && ctx.Err() == nil && !transient(err) {
+			if err != nil && !late && !transient(err) {
 				s.log.WarnContext(ctx, "looking for new tables failed", slog.Any("error", err))
 			}
 			looked = time.Now()
@@ -365,10 +373,15 @@ func (g *byteGate) closed() bool {
 	return g.limit > 0 && float64(g.bytes) >= changesShare*float64(g.limit)
 }
 
-func (g *byteGate) waitChanges(ctx context.Context) error { return g.wait(ctx, changesShare) }
-func (g *byteGate) waitCopy(ctx context.Context) error    { return g.wait(ctx, copyShare) }
+// waitChanges lets changes through when there is room, and, closed or not, as long as pass says so: it is asked when
+// its channel is closed.
+func (g *byteGate) waitChanges(ctx context.Context, closed <-chan struct{}, pass func() bool) error {
+	return g.wait(ctx, changesShare, closed, pass)
+}
 
-func (g *byteGate) wait(ctx context.Context, share float64) error {
+func (g *byteGate) waitCopy(ctx context.Context) error { return g.wait(ctx, copyShare, nil, nil) }
+
+func (g *byteGate) wait(ctx context.Context, share float64, closed <-chan struct{}, pass func() bool) error {
 	for {
 		g.mu.Lock()
 		if g.limit == 0 || float64(g.bytes) < share*float64(g.limit) {
@@ -382,6 +395,11 @@ func (g *byteGate) wait(ctx context.Context, share float64) error {
 		g.mu.Unlock()
 		select {
 		case <-ch:
+		case <-closed:
+			if pass() {
+				return nil
+			}
+			closed = nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
