@@ -197,14 +197,14 @@ func (s *replication) wanted(w *state.Worker, group []source.Table) []uint32 {
 
 // beginRound puts the marker of a round into the stream and waits until it is stored.
 func (s *replication) beginRound(ctx context.Context, asked []source.Table, due map[uint32]bool) error {
-	old := s.attempt
+	old, next := s.attempt, s.r.cfg.attemptAfter(s.attempt)
 	latest := make(map[uint32]uint32, len(asked))
 	s.round = nil
 	for i := range asked {
 		oid := asked[i].OID
 		latest[oid] = s.lineage.latest[oid]
 		if due[oid] {
-			latest[oid] = old + 1
+			latest[oid] = next
 			s.round = append(s.round, asked[i])
 			// The rows of the attempt that was cut short are of no use to anybody.
 			if err := s.stream.PurgeTable(ctx, old, oid, s.last); err != nil {
@@ -216,7 +216,7 @@ func (s *replication) beginRound(ctx context.Context, asked []source.Table, due 
 	if err := s.openPublisher(ctx); err != nil {
 		return err
 	}
-	s.attempt, s.start, s.copyDone = s.r.cfg.attemptAfter(old), 0, false
+	s.attempt, s.start, s.copyDone = next, 0, false
 	body := room()
 	if s.tail.Open { // the part of a transaction that the last session left: it comes again, whole
 		body = wire.AppendRecord(body, wire.RecAbort, nil)
