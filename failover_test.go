@@ -96,6 +96,7 @@ func failedOver(t *testing.T, ctx context.Context) (p *pipeline, promoted *flote
 }
 
 func TestAPromotedStandbyWithoutTheSlotStops(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p, promoted := failedOver(t, ctx)
@@ -110,6 +111,7 @@ func TestAPromotedStandbyWithoutTheSlotStops(t *testing.T) {
 }
 
 func TestASlotMadeAgainOnAPromotedStandbyStops(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p, promoted := failedOver(t, ctx)
@@ -128,6 +130,7 @@ func TestASlotMadeAgainOnAPromotedStandbyStops(t *testing.T) {
 // The standby was cut off before the last transactions that flo has streamed, was promoted, got a slot
 // below flo's position, and wrote beyond it.
 func TestAPromotedStandbyThatLacksTransactionsStops(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	primary := flotest.NewServer(t)
@@ -174,6 +177,7 @@ func TestAPromotedStandbyThatLacksTransactionsStops(t *testing.T) {
 }
 
 func TestSlotFailoverOnAnOlderServerIsRefused(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	if v := p.src.QueryString(t, `SHOW server_version_num`); v >= "170000" {
@@ -184,6 +188,7 @@ func TestSlotFailoverOnAnOlderServerIsRefused(t *testing.T) {
 
 // The primary dies under load. On the standby, promoted, the synchronized slot stands where flo can go on.
 func TestAFailoverSlotGoesOnOnThePromotedStandby(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	primary := flotest.NewServer(t)
@@ -233,6 +238,7 @@ func TestAFailoverSlotGoesOnOnThePromotedStandby(t *testing.T) {
 
 // The source is a standby, on which nothing can be written: the publication is made on the primary.
 func TestAStandbyIsCopiedAndStreamed(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	primary := flotest.NewServer(t)

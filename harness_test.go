@@ -36,6 +36,15 @@ type run struct {
 	err    error
 }
 
+// long leaves a test out of -short, which is how the race detector's run is kept short: it takes its time, and
+// what it shows is no matter of races.
+func long(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes long: left out by -short")
+	}
+}
+
 func launch(t testing.TB, ctx context.Context, r runner) *run {
 	ctx, cancel := context.WithCancel(ctx)
 	x := &run{t: t, of: r, cancel: cancel, done: make(chan struct{})}

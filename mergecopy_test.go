@@ -15,6 +15,7 @@ import (
 // Two sources and rows of others share a destination: copies that are cut short, a resync and changes in between leave
 // the others' rows alone, and of the sources' exactly what they hold.
 func TestCopiesAreMergedAmongRowsOfOthers(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t)
@@ -72,6 +73,7 @@ func TestCopiesAreMergedAmongRowsOfOthers(t *testing.T) {
 
 // A table that gets its key late is copied again: its deletes were not replicated until then.
 func TestARoundMergesAndTakesOutWhatIsGone(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t)

@@ -83,6 +83,7 @@ func (g *guardedNATS) nothingRefused(t testing.TB) {
 // A replicator and a worker live a whole life with the documented permissions: copy, stream, purge, a second
 // start that drops an earlier attempt's copy, Drop.
 func TestTheDocumentedNATSPermissionsAreEnough(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -133,6 +134,7 @@ func TestTheDocumentedNATSPermissionsAreEnough(t *testing.T) {
 
 // Made beforehand as documented, stream and bucket spare the replicator the right to make them.
 func TestStreamAndBucketMadeBeforehandNeedNoRightToMakeThem(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	g := startGuardedNATS(t, "STREAM.CREATE", "STREAM.UPDATE", "STREAM.DELETE")
@@ -185,6 +187,7 @@ func TestStreamAndBucketMadeBeforehandNeedNoRightToMakeThem(t *testing.T) {
 }
 
 func TestAMissingNATSPermissionIsNamedInTheLog(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	g := startGuardedNATS(t)
 	log := new(journal)

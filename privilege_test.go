@@ -61,6 +61,7 @@ func asRole(block, name string) string {
 
 // The owner's publication, with a row filter and a column list, is enough for a role with REPLICATION and SELECT.
 func TestARoleWithReplicationAndSelectReplicatesWhatTheOwnerPublishes(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, `CREATE TABLE users (id bigint PRIMARY KEY, name text, secret text)`, `CREATE TABLE log (what text)`, `CREATE TABLE other (id int PRIMARY KEY)`)
 	flotest.RequireVersion(t, p.src, 15) // row filters and column lists
@@ -99,6 +100,7 @@ func TestARoleWithReplicationAndSelectReplicatesWhatTheOwnerPublishes(t *testing
 }
 
 func TestWithPublicationRefusesWhatItCantUse(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable, keylessTable)
 	p.src.Exec(t, `CREATE PUBLICATION all_of_it FOR ALL TABLES`)
@@ -117,6 +119,7 @@ func TestWithPublicationRefusesWhatItCantUse(t *testing.T) {
 
 // A superuser's FOR ALL TABLES asks nothing more of flo's role; one without REPLICATION or SELECT is told so.
 func TestARoleIsToldWhatItLacksForAPublicationOfAllTables(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.src.Exec(t, `INSERT INTO t VALUES (1, 'x'); CREATE PUBLICATION all_of_it FOR ALL TABLES`)
@@ -137,6 +140,7 @@ func TestARoleIsToldWhatItLacksForAPublicationOfAllTables(t *testing.T) {
 
 // A role that may not read a table, or not publish it, is told what to be granted; with that it works.
 func TestTheDocumentedRolesAreEnoughForPublicationsOfTheirOwn(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t)
 	// As documented: the tables belong to shop_owner.
@@ -177,6 +181,7 @@ func TestTheDocumentedRolesAreEnoughForPublicationsOfTheirOwn(t *testing.T) {
 
 // Where an administrator has run SetupSQL, the destination's role creates nothing.
 func TestADestinationRoleWithoutCreateUsesWhatSetupSQLMade(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.dst.Exec(t, p.sink().SetupSQL())
@@ -195,6 +200,7 @@ func TestADestinationRoleWithoutCreateUsesWhatSetupSQLMade(t *testing.T) {
 
 // Row security: the copy needs BYPASSRLS or ownership; what the role would not see is an error, not a gap.
 func TestUnderRowSecurityBypassRLSIsNeededAndEnough(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.src.Exec(t, `INSERT INTO t VALUES (1, 'seen'), (2, 'hidden'); ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY half ON t USING (id = 1);

@@ -45,6 +45,7 @@ func (p *pipeline) startsOver(ctx context.Context, token string, opts ...flo.Opt
 }
 
 func TestAResyncIsTheWayOutOfEveryStop(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -112,6 +113,7 @@ func TestAResyncIsTheWayOutOfEveryStop(t *testing.T) {
 
 // Whatever step was the last, the next start finishes what was begun, and only once.
 func TestAResyncThatIsCutShortIsFinishedByTheNextStart(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -226,6 +228,7 @@ func TestAResyncLeavesASlotThatIsNotTheGroups(t *testing.T) {
 }
 
 func TestAResyncOfOtherModes(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	t.Run("CopyOnly", func(t *testing.T) {

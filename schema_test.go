@@ -150,6 +150,7 @@ func sameCatalog(t testing.TB, src, dst *flotest.DB, leave string) {
 func everyTable() flo.Option { return flo.WithExcludeTables("other.not_copied") }
 
 func TestSchemaSyncMakesTheDestination(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t)
 	flotest.RequireDump(t, p.src)
@@ -178,6 +179,7 @@ func TestSchemaSyncMakesTheDestination(t *testing.T) {
 
 // A second start, over a destination that is whole, and a third one after the group was dropped, change nothing.
 func TestSchemaSyncTwiceChangesNothing(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t)
 	flotest.RequireDump(t, p.src)
@@ -218,6 +220,7 @@ func TestSchemaSyncTwiceChangesNothing(t *testing.T) {
 // The destination's sessions are ended again and again while the schema is made, and once flo is stopped and
 // started: it goes on, and ends whole.
 func TestSchemaSyncGoesOnWhereItWasInterrupted(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	seed := uint64(time.Now().UnixNano())
@@ -264,6 +267,7 @@ func TestSchemaSyncGoesOnWhereItWasInterrupted(t *testing.T) {
 // Routed tables have routed names and columns, with keys, indexes and foreign keys; tables of the source's
 // names that the destination has for itself stay as they are.
 func TestSchemaSyncMakesRoutedTables(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t)
 	flotest.RequireDump(t, p.src)
@@ -317,6 +321,7 @@ func TestSchemaSyncMakesRoutedTables(t *testing.T) {
 
 // What rules make of a table that it can't be made from the source's is said of all such tables at once.
 func TestSchemaSyncRefusesWhatItCannotRoute(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t)
 	flotest.RequireDump(t, p.src)
@@ -330,6 +335,7 @@ func TestSchemaSyncRefusesWhatItCannotRoute(t *testing.T) {
 
 // All that doesn't fit, of all tables, is one error, and no row was written.
 func TestWhatDoesNotFitIsOneReport(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t)
 	p.src.Exec(t, `CREATE TABLE good (id int PRIMARY KEY); CREATE TABLE gone (id int PRIMARY KEY, v varchar(7)); CREATE TABLE narrow (id bigint PRIMARY KEY, v varchar(20), extra text);

@@ -11,6 +11,7 @@ import (
 // TPC-B goes on while its tables are altered at the source; nobody touches the destination, which has none of them
 // at first.
 func TestSchemaChangesUnderLoad(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	flotest.RequireOwnServer(t)

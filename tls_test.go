@@ -116,6 +116,7 @@ func both(t testing.TB) (p *pipeline, src, dst func(password, mode string) strin
 }
 
 func TestTLSAndSCRAMToBothDatabasesWithNamedSessions(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p, src, dst := both(t)
 	s, err := postgres.New(dst("dst-pass-1", "verify-full"))
@@ -161,6 +162,7 @@ func TestTLSAndSCRAMToBothDatabasesWithNamedSessions(t *testing.T) {
 
 // The databases' passwords are changed before the callbacks know them: flo asks until they do, and goes on.
 func TestPasswordsThatRotateAreAskedForAgain(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p, src, dst := both(t)
 	var srcPass, dstPass atomic.Value

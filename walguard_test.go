@@ -43,6 +43,7 @@ func warned(f *flo.Flo, words string) bool {
 }
 
 func TestASlotThatKeepsTooMuchWALIsShownAndWarnedOfUntilItIsDrained(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p, nats, r := awayFromNATS(t, ctx, flo.WarnOnWAL)
@@ -64,6 +65,7 @@ func TestASlotThatKeepsTooMuchWALIsShownAndWarnedOfUntilItIsDrained(t *testing.T
 }
 
 func TestASlotThatKeepsTooMuchWALStopsRunAndTheNextStartDrainsIt(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p, nats, r := awayFromNATS(t, ctx, flo.StopOnWAL)
@@ -84,6 +86,7 @@ func TestASlotThatKeepsTooMuchWALStopsRunAndTheNextStartDrainsIt(t *testing.T) {
 }
 
 func TestASlotThatKeepsTooMuchWALIsDroppedWhereThatWasAskedFor(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p, nats, r := awayFromNATS(t, ctx, flo.DropSlotOnWAL)
