@@ -28,7 +28,7 @@ func TestPairsOfReplicatorsAndWorkersKilledAndPaused(t *testing.T) {
 		r.worker(childConfig{BatchSize: 100}), r.worker(childConfig{BatchSize: 100}),
 	}
 	kills, pauses := 0, 0
-	for i := range or(runs, 16) {
+	for i := range or(runs, 12) {
 		m := members[i%len(members)] // each as often
 		must(t, pause(r.ctx, between(rnd, 0, 1500*time.Millisecond)))
 		if rnd.IntN(2) == 0 {
@@ -50,7 +50,7 @@ func TestPairsOfReplicatorsAndWorkersKilledAndPaused(t *testing.T) {
 	r.stopAll()
 }
 
-// Sixteen SIGKILLs at moments that nothing chooses, from before the slot is made to behind the copy's end, with
+// Ten SIGKILLs at moments that nothing chooses, from before the slot is made to behind the copy's end, with
 // writers racing the copy. TestKillsDuringCopy chooses its moments.
 func TestRandomKillsFromTheStartOfTheCopyToItsEnd(t *testing.T) {
 	if testing.Short() {
@@ -68,7 +68,7 @@ func TestRandomKillsFromTheStartOfTheCopyToItsEnd(t *testing.T) {
 	way, slow := newThrottle(t, r.source, 4*copyRate)
 	repl, pg := r.replicator(childConfig{Source: slow, CopyConnections: 2}), r.worker(childConfig{})
 	inCopy := 0
-	for range or(kills, 16) {
+	for range or(kills, 10) {
 		must(t, pause(r.ctx, between(rnd, 0, 2*time.Second)))
 		m := repl
 		if rnd.IntN(2) == 0 {
