@@ -10,6 +10,7 @@ import (
 
 // What the owner adds to the publication is copied, whenever that is, and nothing else is copied again.
 func TestATableThatTheOwnerAddsToThePublicationIsCopied(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	const tables = `CREATE TABLE t (id bigint PRIMARY KEY, v text); CREATE TABLE busy (id bigint PRIMARY KEY, v text);

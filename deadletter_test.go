@@ -145,6 +145,7 @@ func TestARefusedRowBecomesADeadLetterAndTheRestOfItsTransactionIsApplied(t *tes
 }
 
 func TestDropDeletesDeadLetters(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.dst.Exec(t, noBad)
@@ -167,6 +168,7 @@ func TestDropDeletesDeadLetters(t *testing.T) {
 }
 
 func TestCopiedRowsThatAreRefusedBecomeDeadLetters(t *testing.T) {
+	long(t)
 	upper := rules.Table("public.t", rules.Regex("v", "copied", "Copied"))
 	for name, opts := range map[string][]flo.Option{"raw": nil, "by rules": {flo.WithRules(upper)}} {
 		t.Run(name, func(t *testing.T) {
@@ -256,6 +258,7 @@ func (d *dying) Open(ctx context.Context, s sink.Start) (decode.Checkpoint, erro
 }
 
 func TestACrashBetweenLetterAndCheckpointNeitherLosesNorRepeats(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.dst.Exec(t, noBad)
@@ -300,6 +303,7 @@ func TestACrashBetweenLetterAndCheckpointNeitherLosesNorRepeats(t *testing.T) {
 }
 
 func TestTooManyDeadLettersStop(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.dst.Exec(t, noBad)
@@ -410,6 +414,7 @@ func TestAChangeThatCannotBeDecodedBecomesADeadLetter(t *testing.T) {
 }
 
 func TestStatusSaysSinceWhenASinkFails(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	rec := new(flotest.Recorder)
@@ -430,6 +435,7 @@ func TestStatusSaysSinceWhenASinkFails(t *testing.T) {
 }
 
 func TestBadErrorPoliciesAreRefused(t *testing.T) {
+	long(t)
 	for _, o := range []flo.Option{flo.WithErrorPolicy("skip"), flo.WithDeadLetterLimit(0), flo.WithDeadLetterLimit(100_001)} {
 		if _, err := flo.New(with(flo.WithNATSURL("nats://h"), o)...); !errors.Is(err, flo.ErrInvalidOption) {
 			t.Errorf("got %v", err)

@@ -8,6 +8,7 @@ import (
 )
 
 func TestALabelAddedToAnEnumIsKnownToItsFilters(t *testing.T) {
+	long(t)
 	parallel(t)
 	for name, c := range map[string]struct {
 		condition rules.Condition
@@ -54,6 +55,7 @@ func TestALabelAddedToAnEnumIsKnownToItsFilters(t *testing.T) {
 }
 
 func TestALabelThatWasRenamedBehindARowIsSaidToBe(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, `CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE a (id int PRIMARY KEY, m mood)`)
 	list := flo.WithRules(rules.Where(rules.Gt("m", "sad"), rules.PassTruncate()))
@@ -74,6 +76,7 @@ func TestALabelThatWasRenamedBehindARowIsSaidToBe(t *testing.T) {
 }
 
 func TestAMisspeltLabelStopsAtTheStart(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, `CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE a (id int PRIMARY KEY, m mood)`)
 	err := p.launch(ctx, flo.WithSink(p.sink()), flo.WithRules(rules.Where(rules.Eq("m", "okay"), rules.PassTruncate()))).ends(ctx)

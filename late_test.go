@@ -23,6 +23,7 @@ func (p *pipeline) lateWorker(ctx context.Context, db *flotest.DB, opts ...flo.W
 }
 
 func TestALateWorkerStartsAtNowWhereTheStreamNoLongerHoldsTheCopy(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -56,6 +57,7 @@ func TestALateWorkerStartsAtNowWhereTheStreamNoLongerHoldsTheCopy(t *testing.T) 
 
 // The position is kept before the first change, so a worker that was killed at once has lost nothing either.
 func TestALateWorkerThatHasWrittenNothingGoesOnFromItsFirstNow(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.start(ctx, flo.WithSink(p.sink()))
@@ -78,6 +80,7 @@ func TestALateWorkerThatHasWrittenNothingGoesOnFromItsFirstNow(t *testing.T) {
 }
 
 func TestALateWorkerWaitsForTheEndOfTheCopy(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.src.Exec(t, `INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i`)
@@ -97,6 +100,7 @@ func TestALateWorkerWaitsForTheEndOfTheCopy(t *testing.T) {
 
 // The stream's tail lies within a transaction: the late worker begins before it, and gets it whole.
 func TestALateWorkerStartsAtTheBoundaryOfATransactionThatIsOpenInTheStream(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -121,6 +125,7 @@ func TestALateWorkerStartsAtTheBoundaryOfATransactionThatIsOpenInTheStream(t *te
 }
 
 func TestALateWorkerWhoseSinkLostItsCheckpointDoesNotSkipWhatCameSince(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.start(ctx, flo.WithSink(p.sink()))

@@ -38,6 +38,7 @@ func TestStreamOnlyBeginsAtNowAndResumes(t *testing.T) {
 }
 
 func TestCopyOnlyEndsAndStaysEnded(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.src.Exec(t, `INSERT INTO t SELECT i, 'x' FROM generate_series(1, 5000) i`)
@@ -60,6 +61,7 @@ func TestCopyOnlyEndsAndStaysEnded(t *testing.T) {
 }
 
 func TestARestartDoesNotCopyAgain(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	copied(t, ctx, p)
@@ -139,6 +141,7 @@ func TestTablesOfEveryShapeAreCopiedAndStreamed(t *testing.T) {
 }
 
 func TestPatternsSelectAndExclude(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, `CREATE SCHEMA shop; CREATE TABLE shop.orders (id int PRIMARY KEY); CREATE TABLE shop.orders_old (id int PRIMARY KEY);
 		CREATE TABLE shop.items (id int PRIMARY KEY); CREATE TABLE "Orders" (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY);
@@ -162,6 +165,7 @@ func TestPatternsSelectAndExclude(t *testing.T) {
 }
 
 func TestANameThatMeansNothingStops(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	err := p.launch(ctx, flo.WithTables("t", "tt", "public.nothing"), flo.WithSink(p.sink())).ends(ctx)
@@ -214,6 +218,7 @@ func TestATableRewrittenWhileItIsCopiedIsCopiedAgain(t *testing.T) {
 }
 
 func TestDropLeavesNothingBehind(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable, keylessTable)
 	copied(t, ctx, p)
@@ -236,6 +241,7 @@ func TestDropLeavesNothingBehind(t *testing.T) {
 }
 
 func TestASecondRunWhileTheFirstOneRunsIsRefused(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.start(ctx, flo.WithSink(p.sink()))
@@ -291,6 +297,7 @@ func noGoroutines(t testing.TB, ctx context.Context) {
 }
 
 func TestAStopIsOrderlyWhereverItComes(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable, keylessTable)
 	p.src.Exec(t, `INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series(1, 50000) i`)
@@ -330,6 +337,7 @@ func TestAStopIsOrderlyWhereverItComes(t *testing.T) {
 }
 
 func TestWaitForEndsWhenRunEnds(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.start(ctx, flo.WithSink(p.sink()))

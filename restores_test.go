@@ -2,6 +2,7 @@ package flo_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -44,6 +45,7 @@ func replaceTree(t testing.TB, from, to string) {
 // a slot that stands below the stream. Once it has written beyond the stream's position no number tells the two
 // histories apart.
 func TestASourceRestoredFromAColdCopyThatHasGoneOnStops(t *testing.T) {
+	long(t)
 	parallel(t)
 	const first, again = `INSERT INTO t VALUES (1000, 'in the stream')`, `INSERT INTO t VALUES (1000, 'not in the strm')`
 	for _, c := range []struct {
@@ -110,6 +112,7 @@ func TestASourceRestoredFromAColdCopyThatHasGoneOnStops(t *testing.T) {
 }
 
 func TestASlotDroppedWhileRunningStops(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -128,6 +131,7 @@ func TestASlotDroppedWhileRunningStops(t *testing.T) {
 }
 
 func TestASlotMadeAgainWhileRunningStops(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -140,11 +144,16 @@ func TestASlotMadeAgainWhileRunningStops(t *testing.T) {
 		return p.src.TryExec(ctx, again) == nil
 	})
 	p.src.Exec(t, `INSERT INTO t VALUES (2, 'behind it')`)
-	wantStop(t, r.ends(ctx), flo.ErrGap, p.slot(), "made again", "Drop")
+	err := r.ends(ctx)
+	if errors.Is(err, flo.ErrSlotLost) { // it came back between the one slot and the other
+		return
+	}
+	wantStop(t, err, flo.ErrGap, p.slot(), "made again", "Drop")
 }
 
 // The server ends the walsender of a slot that has to go, and flo finds out why when it comes back.
 func TestASlotInvalidatedWhileRunningStops(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	server := flotest.NewServer(t, flotest.WithInitdbArgs("--wal-segsize=1"), flotest.WithSetting("max_slot_wal_keep_size", "2MB"),

@@ -76,6 +76,7 @@ func TestAWorkerAheadOfARolledBackStreamWaitsAndSaysSo(t *testing.T) {
 }
 
 func TestAStreamRolledBackFurtherThanTheSlotReachesStops(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	store, window := lazyStore(p)

@@ -78,6 +78,7 @@ func TestMaskExcludeWhereAndRouteMakeTheDestinationTheFilteredSource(t *testing.
 }
 
 func TestWhereFollowsATableThatHasOnlyItsKeyAsOldRow(t *testing.T) {
+	long(t)
 	for name, unique := range map[string]string{"with the key at the destination": "PRIMARY KEY", "without an index there": ""} {
 		t.Run(name, func(t *testing.T) {
 			ctx := testContext(t)
@@ -98,6 +99,7 @@ func TestWhereFollowsATableThatHasOnlyItsKeyAsOldRow(t *testing.T) {
 }
 
 func TestWhereFollowsRandomChanges(t *testing.T) {
+	long(t)
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("FLO_TEST_SEED"); s != "" {
 		seed, _ = strconv.ParseUint(s, 10, 64)
@@ -169,6 +171,7 @@ func TestAPartitionIsMaskedByItsRootsName(t *testing.T) {
 }
 
 func TestTenantsMeetInOneTable(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t)
 	p.dst.Exec(t, `CREATE SCHEMA "all"; CREATE TABLE "all".orders (tenant text, id int, PRIMARY KEY (tenant, id))`)
@@ -183,6 +186,7 @@ func TestTenantsMeetInOneTable(t *testing.T) {
 }
 
 func TestRulesThatDoNotFitStopTheWorkerBeforeItsFirstRow(t *testing.T) {
+	long(t)
 	for name, c := range map[string]struct {
 		rule rules.Rule
 		want error
@@ -242,6 +246,7 @@ func TestATruncateUnderAFilterDoesWhatTheRulesSay(t *testing.T) {
 }
 
 func TestAFilterThatDoesNotSayWhatATruncateMeansIsRefusedAtTheStart(t *testing.T) {
+	long(t)
 	filter := rules.Filter(rules.Gte("age", 18))
 	words := []string{"people", `Filter("age" >= "18")`, "PassTruncate()", "DropTruncate()"}
 	t.Run("by New", func(t *testing.T) {
@@ -266,6 +271,7 @@ func TestAFilterThatDoesNotSayWhatATruncateMeansIsRefusedAtTheStart(t *testing.T
 }
 
 func TestARouteAloneLeavesTheCopyUnparsed(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t)
 	p.src.Exec(t, `CREATE TABLE t (id int PRIMARY KEY, "odd.Name" text)`)

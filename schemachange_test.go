@@ -145,6 +145,7 @@ func TestSchemaChangesComeInOrderWithTheRows(t *testing.T) {
 
 // Anybody may write messages with flo's prefix.
 func TestForgedSchemaChangesAreLeftOut(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -174,6 +175,7 @@ func TestForgedSchemaChangesAreLeftOut(t *testing.T) {
 }
 
 func TestTwoGroupsShareTheEventTriggers(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -227,6 +229,7 @@ func TestTwoGroupsShareTheEventTriggers(t *testing.T) {
 }
 
 func TestARoleWithoutSuperuserUsesWhatDDLSetupSQLMade(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	source, fill := role(t, p.src, "ddl_source", "REPLICATION", `GRANT SELECT ON t TO $role`, `CREATE PUBLICATION shop_pub FOR TABLE t`)
@@ -253,6 +256,7 @@ func TestARoleWithoutSuperuserUsesWhatDDLSetupSQLMade(t *testing.T) {
 
 // It also joins if the event triggers were lost and mended meanwhile.
 func TestATableMadeLaterJoinsTheGroup(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -280,6 +284,7 @@ func TestATableMadeLaterJoinsTheGroup(t *testing.T) {
 }
 
 func TestATableMadeForAllTablesStreamsFromItsFirstRow(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -297,6 +302,7 @@ func TestATableMadeForAllTablesStreamsFromItsFirstRow(t *testing.T) {
 }
 
 func TestRulesHoldForSchemaChanges(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -405,6 +411,7 @@ func TestTablesAreAlteredWhileTheyAreCopied(t *testing.T) {
 }
 
 func TestWithoutEventTriggersRelationsTellOfColumns(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -432,6 +439,7 @@ func TestWithoutEventTriggersRelationsTellOfColumns(t *testing.T) {
 
 // What a column list hides stays hidden, its structure too.
 func TestColumnListsHoldForSchemaChanges(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -448,6 +456,7 @@ func TestColumnListsHoldForSchemaChanges(t *testing.T) {
 
 // Under WithStreaming messages come before their transaction commits.
 func TestSchemaChangesComeInOrderInALargeTransaction(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -481,6 +490,7 @@ func TestSchemaChangesComeInOrderInALargeTransaction(t *testing.T) {
 
 // A schema change that a sink refuses is a dead letter, and is the same when it is replayed.
 func TestASchemaChangeMayBeADeadLetter(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)

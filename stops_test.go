@@ -30,6 +30,7 @@ func copied(t testing.TB, ctx context.Context, p *pipeline) {
 }
 
 func TestASlotDroppedWhileDownStops(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	copied(t, ctx, p)
@@ -45,6 +46,7 @@ func TestASlotDroppedWhileDownStops(t *testing.T) {
 }
 
 func TestASlotMadeAgainByHandStops(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	copied(t, ctx, p)
@@ -62,6 +64,7 @@ func TestASlotMadeAgainByHandStops(t *testing.T) {
 }
 
 func TestASlotOfAnotherPluginStops(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	copied(t, ctx, p)
@@ -72,6 +75,7 @@ func TestASlotOfAnotherPluginStops(t *testing.T) {
 }
 
 func TestAnInvalidatedSlotStops(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	server := flotest.NewServer(t, flotest.WithInitdbArgs("--wal-segsize=1"), flotest.WithSetting("max_slot_wal_keep_size", "2MB"),
 		flotest.WithSetting("max_wal_size", "4MB"), flotest.WithSetting("min_wal_size", "2MB"))
@@ -102,6 +106,7 @@ func password(t testing.TB, db *flotest.DB) (user, pass string) {
 }
 
 func TestAnotherServerBehindTheSameAddressStops(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	one := flotest.NewServer(t)
@@ -131,6 +136,7 @@ func TestAnotherServerBehindTheSameAddressStops(t *testing.T) {
 }
 
 func TestASourceFromAnOlderBackupStops(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	server := flotest.NewServer(t, flotest.WithInitdbArgs("--wal-segsize=1"))
@@ -212,6 +218,7 @@ func (r *run) applied() flo.LSN {
 }
 
 func TestAStreamDeletedWhileDownStopsAndAFreshCopyMendsIt(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	copied(t, ctx, p)
@@ -237,6 +244,7 @@ func TestAStreamDeletedWhileDownStopsAndAFreshCopyMendsIt(t *testing.T) {
 }
 
 func TestAStreamDeletedWhileRunningStops(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.src.Exec(t, `INSERT INTO t VALUES (1, 'x')`)
@@ -249,6 +257,7 @@ func TestAStreamDeletedWhileRunningStops(t *testing.T) {
 }
 
 func TestAStreamDeletedUnderALoneReplicatorStops(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	rep := p.replicator()
@@ -262,6 +271,7 @@ func TestAStreamDeletedUnderALoneReplicatorStops(t *testing.T) {
 }
 
 func TestAStateBucketDeletedWhileRunningStops(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -350,6 +360,7 @@ func TestAZombieWorkerIsFencedOutBySinkAndStandsBy(t *testing.T) {
 }
 
 func TestAMessageMissingInTheStreamStops(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	rep := p.replicator()
@@ -388,6 +399,7 @@ func TestAMessageMissingInTheStreamStops(t *testing.T) {
 }
 
 func TestRowSecurityThatAppliesToTheRoleStops(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.src.Exec(t, `INSERT INTO t VALUES (1, 'seen'), (2, 'hidden')`)
@@ -442,6 +454,7 @@ func TestASecondReplicatorWaitsAndTakesOver(t *testing.T) {
 }
 
 func TestAStateBucketDeletedWhileDownStops(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.start(ctx, flo.WithSink(p.sink()))
@@ -457,6 +470,7 @@ func TestAStateBucketDeletedWhileDownStops(t *testing.T) {
 }
 
 func TestAConnectionClosedByItsOwnerStops(t *testing.T) {
+	long(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	nc, err := p.nats.Conn(ctx)
