@@ -101,12 +101,17 @@ func TestAPromotedStandbyWithoutTheSlotStops(t *testing.T) {
 	ctx := testContext(t)
 	p, promoted := failedOver(t, ctx)
 	promoted.Exec(t, `INSERT INTO t VALUES (1000, 'behind the failover')`)
+	p.stopsOn(ctx, promoted, flo.ErrSlotLost, p.slot(), "no longer exists", "Drop")
+}
+
+// stopsOn starts the pipeline twice on a promoted standby: it stops, and the destination stays with the 100 rows it had.
+func (p *pipeline) stopsOn(ctx context.Context, promoted *flotest.DB, want error, texts ...string) {
+	p.t.Helper()
 	for range 2 {
-		err := p.launch(ctx, flo.WithSource(promoted.URL), flo.WithSink(p.sink())).ends(ctx)
-		wantStop(t, err, flo.ErrSlotLost, p.slot(), "no longer exists", "Drop")
+		wantStop(p.t, p.launch(ctx, flo.WithSource(promoted.URL), flo.WithSink(p.sink())).ends(ctx), want, texts...)
 	}
-	if n := p.dst.QueryString(t, `SELECT count(*) FROM t`); n != "100" {
-		t.Errorf("the destination has %s rows, want the 100 it had", n)
+	if n := p.dst.QueryString(p.t, `SELECT count(*) FROM t`); n != "100" {
+		p.t.Errorf("the destination has %s rows, want the 100 it had", n)
 	}
 }
 
@@ -118,13 +123,7 @@ func TestASlotMadeAgainOnAPromotedStandbyStops(t *testing.T) {
 	promoted.Exec(t, `INSERT INTO t VALUES (1000, 'before the slot')`)
 	promoted.Exec(t, fmt.Sprintf(`SELECT pg_create_logical_replication_slot('%s', 'pgoutput')`, p.slot()))
 	promoted.Exec(t, `INSERT INTO t VALUES (1001, 'behind it')`)
-	for range 2 {
-		err := p.launch(ctx, flo.WithSource(promoted.URL), flo.WithSink(p.sink())).ends(ctx)
-		wantStop(t, err, flo.ErrGap, p.slot(), "made again", "Drop")
-	}
-	if n := p.dst.QueryString(t, `SELECT count(*) FROM t`); n != "100" {
-		t.Errorf("the destination has %s rows, want the 100 it had", n)
-	}
+	p.stopsOn(ctx, promoted, flo.ErrGap, p.slot(), "made again", "Drop")
 }
 
 // The standby was cut off before the last transactions that flo has streamed, was promoted, got a slot

@@ -32,7 +32,8 @@ type Replicator struct {
 	// unstreamed: transactions are read as a whole up to this commit LSN, whatever WithStreaming says.
 	unstreamed atomic.Uint64
 
-	described map[uint32]bool // tables that the source has described in this Run, with WithDDL; one session at a time
+	described  map[uint32]bool // tables that the source has described in this Run, with WithDDL; one session at a time
+	redescribe atomic.Bool     // they count no more: the event triggers were gone for a while
 
 	resyncing func(step int) error // for tests: called in front of each step of a resync, and behind the last
 }

@@ -6,9 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -123,7 +121,7 @@ func (s *replication) describeSchema(ctx context.Context) error {
 	if !s.schema.on {
 		return nil
 	}
-	if s.r.described == nil || s.made {
+	if s.r.redescribe.Swap(false) || s.r.described == nil || s.made {
 		s.r.described = map[uint32]bool{}
 	}
 	oids := slices.DeleteFunc(tableIDs(s.tables), func(oid uint32) bool { return s.r.described[oid] })
@@ -361,7 +359,8 @@ func (l *lineages) names() knownNames {
 	return k
 }
 
-// checkDDL looks whether the event triggers are still whole, and mends them.
+// checkDDL looks whether the event triggers are still whole, and mends them: then the next session, which goes on at
+// the same place, has the tables described anew, for as long as it takes.
 func (s *replication) checkDDL(ctx context.Context) error {
 	if !s.schema.on {
 		return nil
@@ -377,18 +376,10 @@ func (s *replication) checkDDL(ctx context.Context) error {
 	}
 	if installed {
 		s.warn(ctx, "the event triggers at the source were gone or changed, and were installed again: schema changes meanwhile went unseen")
-		s.log.WarnContext(ctx, "the tables are described anew", slog.String("tables", strings.Join(tableNames(s.tables), ", ")))
-		return s.describeOnce(ctx, tableIDs(s.tables))
+		s.r.redescribe.Store(true)
+		return fmt.Errorf("%w: the source has to describe its tables anew", errAgain)
 	}
 	return nil
-}
-
-func tableNames(tables []source.Table) []string {
-	out := make([]string, len(tables))
-	for i := range tables {
-		out[i] = names.Qualified(tables[i].Schema, tables[i].Name)
-	}
-	return out
 }
 
 // WithDDL replicates schema changes: the source tells of them in the stream, in order with the rows, by event

@@ -66,11 +66,10 @@ func (s *replication) upkeep(ctx context.Context) error {
 			s.writeRecord(ctx)
 		}
 		if s.schema.lookSoon.Swap(false) || time.Since(looked) >= s.tablesInterval() {
-			wctx, cancel := context.WithTimeout(ctx, watchBound)
-			if err := s.checkDDL(wctx); err != nil && fatal(named(err)) {
-				cancel()
+			if err := s.checkDDL(ctx); err != nil && (fatal(named(err)) || errors.Is(err, errAgain)) {
 				return err
 			}
+			wctx, cancel := context.WithTimeout(ctx, watchBound)
 			err := s.watchTables(wctx)
 			late := wctx.Err() != nil
 			cancel()

@@ -156,11 +156,7 @@ func TestASlotInvalidatedWhileRunningStops(t *testing.T) {
 	long(t)
 	parallel(t)
 	ctx := testContext(t)
-	server := flotest.NewServer(t, flotest.WithInitdbArgs("--wal-segsize=1"), flotest.WithSetting("max_slot_wal_keep_size", "2MB"),
-		flotest.WithSetting("max_wal_size", "4MB"), flotest.WithSetting("min_wal_size", "2MB"))
-	p := newPipeline(t, smallTable)
-	p.use(server.NewDB(t))
-	p.src.Exec(t, smallTable)
+	p := onLittleWAL(t)
 	p.src.Exec(t, `CREATE TABLE noise (x text)`)
 	r := p.launch(ctx, flo.WithExcludeTables("noise"), flo.WithReplayWindow(time.Hour), flo.WithSink(p.sink())) // so that the slot stays where it is
 	p.src.Exec(t, `INSERT INTO t VALUES (1, 'x')`)

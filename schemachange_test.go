@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/decode"
@@ -93,14 +94,58 @@ func (p *pipeline) holds(ctx context.Context, group, text string) bool {
 	return false
 }
 
-// settled waits until a session streams and the source has described its tables.
+// described waits until a session streams and the source has described its tables.
 func (p *pipeline) described(ctx context.Context, rec *flotest.Recorder) {
 	p.t.Helper()
-	before := len(rec.Changes())
-	eventually(p.t, ctx, "the tables are described", func() bool {
-		return slices.ContainsFunc(rec.Changes()[before:], func(c *decode.Change) bool { return c.Schema != nil && c.Schema.Baseline }) ||
-			before > 0 && slices.ContainsFunc(rec.Changes(), func(c *decode.Change) bool { return c.Schema != nil && c.Schema.Baseline })
+	eventually(p.t, ctx, "the tables are described", func() bool { return baselines(rec) > 0 })
+}
+
+// baselines counts how often tables were described.
+func baselines(rec *flotest.Recorder) (n int) {
+	for _, c := range rec.Changes() {
+		if c.Schema != nil && c.Schema.Baseline {
+			n++
+		}
+	}
+	return n
+}
+
+// recordDDL streams schema changes of smallTable into a recorder, from when the source has described it.
+func recordDDL(t *testing.T, ctx context.Context, opts ...flo.Option) (*pipeline, *flotest.Recorder) {
+	t.Helper()
+	p, rec := newPipeline(t, smallTable), &flotest.Recorder{}
+	p.start(ctx, append(opts, flo.WithDDL(), flo.WithSink(rec))...)
+	p.described(ctx, rec)
+	return p, rec
+}
+
+// Somebody drops the event triggers: they come back, and the tables are described anew, though one is locked for a while.
+func TestEventTriggersThatWereDroppedComeBack(t *testing.T) {
+	long(t)
+	parallel(t)
+	ctx := testContext(t)
+	p, rec := recordDDL(t, ctx, flo.WithIdleInterval(100*time.Millisecond))
+	before := baselines(rec)
+	lock := p.src.Conn(t)
+	if _, err := lock.Exec(ctx, "BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	p.src.Exec(t, `DROP EVENT TRIGGER flo_ddl_command_end`)
+	eventually(t, ctx, "the event trigger is back", func() bool {
+		return p.src.QueryString(t, `SELECT count(*) FROM pg_event_trigger WHERE evtname = 'flo_ddl_command_end'`) == "1"
 	})
+	if n := baselines(rec); n != before {
+		t.Errorf("%d descriptions of a locked table", n-before)
+	}
+	if _, err := lock.Exec(ctx, "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, ctx, "the tables are described anew", func() bool { return baselines(rec) > before })
+	p.src.Exec(t, `ALTER TABLE t ADD seen int`)
+	p.catchUp(ctx)
+	if got := toldOf(rec, false); len(got) == 0 || got[len(got)-1] != "ALTER TABLE; public.t(id bigint, v text, seen integer)" {
+		t.Errorf("%q", got)
+	}
 }
 
 func TestSchemaChangesComeInOrderWithTheRows(t *testing.T) {
@@ -148,10 +193,7 @@ func TestForgedSchemaChangesAreLeftOut(t *testing.T) {
 	long(t)
 	parallel(t)
 	ctx := testContext(t)
-	p := newPipeline(t, smallTable)
-	rec := &flotest.Recorder{}
-	p.start(ctx, flo.WithDDL(), flo.WithSink(rec))
-	p.described(ctx, rec)
+	p, rec := recordDDL(t, ctx)
 	forged := `{"tag":"DROP TABLE","dropped":[{"kind":"table","oid":1,"schema":"public","name":"t","address":["public","t"]}]}`
 	for _, secret := range []string{strings.Repeat("0", decode.SchemaSecretLen), strings.Repeat("f", decode.SchemaSecretLen), ""} {
 		p.src.Exec(t, fmt.Sprintf(`BEGIN; SELECT pg_logical_emit_message(true, 'flo', '%s'); INSERT INTO t VALUES (%d, 'x'); COMMIT`, secret+forged, len(secret)*100+len(toldOf(rec, false))))
@@ -259,10 +301,7 @@ func TestATableMadeLaterJoinsTheGroup(t *testing.T) {
 	long(t)
 	parallel(t)
 	ctx := testContext(t)
-	p := newPipeline(t, smallTable)
-	rec := &flotest.Recorder{}
-	p.start(ctx, flo.WithDDL(), flo.WithSink(rec))
-	p.described(ctx, rec)
+	p, rec := recordDDL(t, ctx)
 	p.src.Exec(t, `CREATE TABLE u (id int PRIMARY KEY, v text); INSERT INTO u VALUES (1, 'copied')`)
 	eventually(t, ctx, "the row is copied", func() bool {
 		return slices.ContainsFunc(rec.Changes(), func(c *decode.Change) bool { return c.Copy != nil && c.Relation.Name == "u" })

@@ -74,14 +74,21 @@ func TestASlotOfAnotherPluginStops(t *testing.T) {
 	wantStop(t, err, flo.ErrSlotLost, "test_decoding", "Drop")
 }
 
-func TestAnInvalidatedSlotStops(t *testing.T) {
-	long(t)
-	ctx := testContext(t)
+// onLittleWAL is a pipeline whose source keeps 2 MB of WAL for a slot.
+func onLittleWAL(t *testing.T) *pipeline {
+	t.Helper()
 	server := flotest.NewServer(t, flotest.WithInitdbArgs("--wal-segsize=1"), flotest.WithSetting("max_slot_wal_keep_size", "2MB"),
 		flotest.WithSetting("max_wal_size", "4MB"), flotest.WithSetting("min_wal_size", "2MB"))
 	p := newPipeline(t, smallTable)
 	p.use(server.NewDB(t))
 	p.src.Exec(t, smallTable)
+	return p
+}
+
+func TestAnInvalidatedSlotStops(t *testing.T) {
+	long(t)
+	ctx := testContext(t)
+	p := onLittleWAL(t)
 	copied(t, ctx, p)
 	p.src.Exec(t, `CREATE TABLE noise (x text)`)
 	eventually(t, ctx, "the slot is lost", func() bool {

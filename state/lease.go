@@ -59,7 +59,7 @@ type Hold struct {
 	ended  chan struct{}
 	once   sync.Once
 
-	lease Lease // the renewing goroutine's until it has ended
+	lease Lease // all but Beat stays as it was acquired; Beat and rev are the renewing goroutine's until it has ended
 	rev   uint64
 }
 
@@ -168,7 +168,7 @@ func (h *Hold) beat(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h.lease, h.rev = next, rev
+	h.lease.Beat, h.rev = next.Beat, rev
 	return nil
 }
 
