@@ -387,7 +387,7 @@ func (l *lanes) spread(ctx context.Context, b *sink.Batch, st *sink.Start) error
 			continue // it has all of it
 		}
 		g.Go(func() error {
-			err := lane.writeOne(gctx, &sink.Batch{Changes: l.parts[i], Checkpoint: b.Checkpoint, Epoch: b.Epoch})
+			err := lane.writeOne(gctx, &sink.Batch{Changes: l.parts[i], Checkpoint: b.Checkpoint, Epoch: b.Epoch, Lazy: b.Lazy})
 			return place(err, l.from[i])
 		})
 	}
