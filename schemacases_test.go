@@ -85,6 +85,7 @@ func TestEverySchemaChangeIsReplicated(t *testing.T) {
 		for _, c := range cases {
 			if !c.Apart {
 				p.src.Exec(t, c.Whole())
+				p.catchUp(ctx)
 			}
 		}
 		p.sameTables(ctx, "the transactions")

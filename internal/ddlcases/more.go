@@ -3,7 +3,7 @@ package ddlcases
 // more are the cases of partitions, of columns that fill themselves, and of names.
 func more() []Case {
 	return []Case{
-		{Name: "partitions", Copied: true, Setup: `CREATE TABLE S.m (id int, at date NOT NULL, v text, PRIMARY KEY (id, at, v)) PARTITION BY RANGE (at); CREATE TABLE S.m1 PARTITION OF S.m FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
+		{Name: "partitions", Setup: `CREATE TABLE S.m (id int, at date NOT NULL, v text, PRIMARY KEY (id, at, v)) PARTITION BY RANGE (at); CREATE TABLE S.m1 PARTITION OF S.m FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
 			INSERT INTO S.m VALUES (1, '2024-05-05', 'a')`, Steps: []string{
 			`INSERT INTO S.m VALUES (2, '2024-06-06', 'b')`,
 			`CREATE TABLE S.m2 PARTITION OF S.m FOR VALUES FROM ('2025-01-01') TO ('2026-01-01') PARTITION BY LIST (v); CREATE TABLE S.m2x PARTITION OF S.m2 FOR VALUES IN ('x', 'it''s'); CREATE TABLE S.m2d PARTITION OF S.m2 DEFAULT`,

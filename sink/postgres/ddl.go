@@ -91,6 +91,7 @@ type ddl struct {
 	books  *structures
 	ran    int         // how many statements have altered the destination
 	unmade []*DDLError // types that the role may not create
+	at     decode.LSN  // the transaction's commit; 0: before a copy, which is ahead of all that was told so far
 	// anew are the source tables whose rows a schema change of the transaction has said to be written anew.
 	anew map[uint32]bool
 }
@@ -113,7 +114,7 @@ const (
 )
 
 // applySchema applies a schema change, and forgets what was known of the tables.
-func (s *Sink) applySchema(ctx context.Context, ch *decode.SchemaChange) error {
+func (s *Sink) applySchema(ctx context.Context, ch *decode.SchemaChange, tx *decode.Tx) error {
 	st, pg := s.start.Load(), s.main.pg
 	if ch == nil {
 		return errShape
@@ -133,6 +134,9 @@ func (s *Sink) applySchema(ctx context.Context, ch *decode.SchemaChange) error {
 	}
 	d := s.newDDL(ctx, pg, st, ch)
 	d.anew = s.tx.rewritten
+	if tx != nil {
+		d.at = tx.CommitLSN
+	}
 	if err := simple(ctx, pg, ddlBegin+strconv.FormatInt(s.config.ddl.wait.Milliseconds(), 10)); err != nil {
 		return fmt.Errorf("sink/postgres: before a schema change: %w", err)
 	}

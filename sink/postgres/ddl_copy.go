@@ -69,6 +69,9 @@ func (d *ddl) prepare(make bool) error {
 			return err
 		}
 		if p == nil {
+			if err := d.makeRoom(tableOf(&t)); err != nil {
+				return err
+			}
 			live, err := d.live(t.Qualified())
 			if err != nil {
 				return err

@@ -280,6 +280,7 @@ func (d *ddl) dropTable(x *decode.Dropped) (name decode.Name, drop bool, err err
 	if err := d.books.remove(p); err != nil {
 		return name, false, err
 	}
+	d.sink.asides.note(x.OID, name, false)
 	others, err := d.books.sharing(p)
 	if err != nil {
 		return name, false, err

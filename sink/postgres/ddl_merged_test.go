@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -39,6 +40,15 @@ func (m *mirror) copied(name string, attempt uint32, kept ...uint32) {
 	n := uint64(tag.RowsAffected())
 	chunk := &sink.CopyChunk{Table: table, ID: decode.CopyID{Point: table.Point, Table: r.OID, Attempt: attempt}, Rows: n, Data: rows.Bytes(), Epoch: m.st.Epoch}
 	ctx := testContext(m.t)
+	if m.ahead {
+		table.Schema = new(decode.SchemaChange)
+		if err := json.Unmarshal([]byte(m.src.QueryString(m.t, "SELECT flo.ddl_describe($1::regclass)", "public."+name)), table.Schema); err != nil {
+			m.t.Fatal(err)
+		}
+		if err := m.sink.BeginCopy(ctx, []sink.CopyTable{table}); err != nil {
+			m.t.Fatalf("copying %s: %v", name, err)
+		}
+	}
 	if err := m.sink.BeginTable(ctx, table); err != nil {
 		m.t.Fatalf("copying %s: %v", name, err)
 	}

@@ -104,6 +104,21 @@ func (d *ddl) altering(shape *decode.TableShape) (*altering, error) {
 	if err := a.look(); err != nil {
 		return nil, err
 	}
+	if a.live != nil && a.page == nil && shape.Made {
+		p, free, err := d.holder(shape.OID, a.next.source, a.next.dest)
+		if err != nil {
+			return nil, err
+		}
+		if p != nil && free {
+			if ahead, err := d.ahead(p); err != nil {
+				return nil, err
+			} else if ahead {
+				a.live, a.shared = nil, nil
+				a.stayAside()
+				return a, nil
+			}
+		}
+	}
 	if a.live == nil && !shape.Made {
 		if a.page != nil && a.page.dest != a.next.dest {
 			was, err := d.live(a.page.dest)

@@ -30,6 +30,7 @@ type mirror struct {
 	column map[string]string              // source column to destination column
 	hide   []string                       // columns that a rule leaves out
 	copies map[uint32]bool                // tables that wait for a fresh copy
+	ahead  bool                           // copies tell of the tables' structure
 	apart  bool                           // a batch for each of the source's transactions; else one for all
 	edit   func(s *decode.SchemaChange)   // changes what the triggers said
 	edited func(changes []*decode.Change) // sees all

@@ -26,6 +26,7 @@ type session struct {
 	pg       *pgconn.PgConn
 	pid      uint32 // the server's process
 	replica  bool
+	asides   *asides
 	bindings bindings
 	programs programs
 	planner  planner
@@ -95,7 +96,7 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 	s.pids[pid] = struct{}{}
 	s.pidsMu.Unlock()
 	conn := &session{
-		pg: pg, pid: pid, replica: s.config.replica,
+		pg: pg, pid: pid, replica: s.config.replica, asides: s.asides,
 		lock: &step{sql: s.books.lock}, store: &step{sql: s.books.store}, storeAll: &step{sql: s.books.storeAll},
 		onClose: func() {
 			s.pidsMu.Lock()
