@@ -36,7 +36,8 @@ type copyTable struct {
 const (
 	// attemptPoll is how often a worker that waits for a copy looks whether a later attempt has begun.
 	attemptPoll = time.Second
-	// beginPoll is how often it looks for the copy's beginning, which waits for the snapshot.
+	// beginPoll is how often it looks for the copy's beginning, which waits for the snapshot; and the first time of one that
+	// waits for the stream's.
 	beginPoll = 50 * time.Millisecond
 )
 
