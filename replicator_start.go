@@ -493,6 +493,8 @@ func (s *replication) openPublisher(ctx context.Context) error {
 		return err
 	}
 	s.acked.init(s.r.cfg.replayWindow, s.tail.End)
+	tail := s.tail
+	s.stored.Store(&tail)
 	pub.OnAck(s.onAck)
 	s.pub = pub
 	return nil
