@@ -21,7 +21,7 @@ func (s *replication) keepLineage(ctx context.Context, attempt, base uint32, lat
 	if err != nil || len(body) > s.stream.MaxPayload() {
 		return err
 	}
-	b := pack.NewBatch(wire.Header{Kind: wire.Staged, Session: s.id, Attempt: attempt, Timeline: uint32(s.sys.Timeline)}, body)
+	b := pack.NewBatch(wire.Header{Kind: wire.Staged, Session: s.id, Attempt: attempt}, body)
 	s.lineageSeq, err = s.pub.PublishAt(ctx, s.stream.LineageSubject(), b.Messages(s.stream.MaxPayload()), nil)
 	if err != nil {
 		return s.publisherError(err)
