@@ -176,6 +176,12 @@ func (s *replication) purge(ctx context.Context) error {
 		}
 		s.swept = true
 	}
+	if s.lineageSeq > 0 && s.lineageSeq <= verified {
+		if err := s.stream.PurgeLineage(ctx, s.lineageSeq, verified); err != nil {
+			return err
+		}
+		s.lineageSeq = 0
+	}
 	if changes == 0 {
 		return nil
 	}
