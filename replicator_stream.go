@@ -67,6 +67,9 @@ func (s *replication) run(ctx context.Context) error {
 	if err := s.openPublisher(ctx); err != nil {
 		return err
 	}
+	if err := s.fenceStaged(ctx); err != nil {
+		return err
+	}
 	if err := s.trackSchema(ctx); err != nil {
 		return err
 	}
