@@ -20,6 +20,7 @@ import (
 	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/names"
 	"github.com/pgflo/flo/internal/pack"
+	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/internal/source"
 	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/state"
@@ -248,8 +249,9 @@ func (s *replication) checkResume(slot source.SlotInfo, missing bool) error {
 	switch {
 	case missing:
 		return fmt.Errorf("%w: slot %q no longer exists, though the stream stands at %s; %s", ErrSlotLost, name, s.tail.End, remedy)
-	case slot.WALStatus == "lost" || slot.InvalidationReason != "":
-		return fmt.Errorf("%w: slot %q was invalidated (wal_status %q %s); %s, and raise max_slot_wal_keep_size", ErrSlotLost, name, slot.WALStatus, slot.InvalidationReason, remedy)
+	case slot.Lost():
+		why, how := slot.LostBecause()
+		return fmt.Errorf("%w: slot %q was invalidated: %s; %s, and %s", ErrSlotLost, name, why, remedy, how)
 	case slot.Plugin != "pgoutput" || slot.Database != s.sys.Database:
 		return fmt.Errorf("%w: slot %q is of plugin %q and database %q, not pgoutput and %q; %s", ErrSlotLost, name, slot.Plugin, slot.Database, s.sys.Database, remedy)
 	case slot.ConfirmedFlush > s.tail.End:
@@ -260,6 +262,15 @@ func (s *replication) checkResume(slot source.SlotInfo, missing bool) error {
 			ErrSourceChanged, s.tail.End, s.sys.Pos, remedy)
 	}
 	return nil
+}
+
+// tailTimeline is what messages name as the timeline that they stand on: 0 if that may become another one while they are
+// read, which it does when the standby that is read from is promoted, or follows another that is.
+func (s *replication) tailTimeline() uint32 {
+	if s.sys.InRecovery {
+		return 0
+	}
+	return uint32(s.sys.Timeline)
 }
 
 // checkTimeline refuses a server whose history left the tail's timeline before the tail: a standby
@@ -361,6 +372,9 @@ func (s *replication) ensurePublications(ctx context.Context, tables []source.Ta
 		}
 	}
 	p, err := s.r.source.EnsurePublication(ctx, s.conn, source.PublicationSpec{Name: s.r.cfg.publicationName(), Tables: tables})
+	if pgsession.SQLState(err) == undefinedTable {
+		return fmt.Errorf("%w: a table was dropped or renamed since it was looked for: %w", errAgain, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -487,7 +501,7 @@ func (s *replication) openPublisher(ctx context.Context) error {
 // put publishes markers: body begins with room for the header. to is where they bring the stream.
 func (s *replication) put(ctx context.Context, body []byte, to wire.Point) error {
 	b := pack.NewBatch(wire.Header{
-		Kind: wire.Changes, Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, NoCopy: s.noCopy, Start: s.start, Timeline: uint32(s.sys.Timeline), From: s.tail, To: to,
+		Kind: wire.Changes, Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, NoCopy: s.noCopy, Start: s.start, Timeline: s.tailTimeline(), From: s.tail, To: to,
 	}, body)
 	s.tail = to
 	return s.pub.Publish(ctx, s.stream.ChangesSubject(), b.Messages(s.stream.MaxPayload()), b)

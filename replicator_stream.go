@@ -114,7 +114,7 @@ func (s *replication) run(ctx context.Context) error {
 	s.acked.spare = st.spare
 	conn.SetLazy(true) // it notices load itself
 	st.packer = pack.New(pack.Config{
-		Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, NoCopy: s.noCopy, Start: s.start, Timeline: uint32(s.sys.Timeline), Tail: s.tail, Target: s.target(),
+		Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, NoCopy: s.noCopy, Start: s.start, Timeline: s.tailTimeline(), Tail: s.tail, Target: s.target(),
 	})
 	g.Go(func() error { return st.send(gctx) })
 	g.Go(func() error {
@@ -272,6 +272,9 @@ const internalError = "XX000"
 
 // undefinedObject is its SQLSTATE for a publication, among others, that is not there.
 const undefinedObject = "42704"
+
+// undefinedTable is its SQLSTATE for a table that is not there.
+const undefinedTable = "42P01"
 
 // wait is how long to wait for the server: not at all if a batch could go right now.
 func (st *streaming) wait(inflight int) time.Duration {

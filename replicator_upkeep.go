@@ -70,6 +70,10 @@ func (s *replication) upkeep(ctx context.Context) error {
 				return err
 			}
 			wctx, cancel := context.WithTimeout(ctx, watchBound)
+			if s.promoted(wctx) {
+				cancel()
+				return fmt.Errorf("%w: the source was a standby, and was promoted", errAgain)
+			}
 			err := s.watchTables(wctx)
 			late := wctx.Err() != nil
 			cancel()
@@ -255,6 +259,16 @@ func (s *replication) watchTables(ctx context.Context) error {
 		s.warn(ctx, w)
 	}
 	return err
+}
+
+// promoted reports whether the source was a standby when the session began and is none now: a session that begins
+// behind that knows the timeline that its messages stand on.
+func (s *replication) promoted(ctx context.Context) bool {
+	if !s.sys.InRecovery {
+		return false
+	}
+	sys, err := s.r.source.Identify(ctx)
+	return err == nil && sys.ID == s.sys.ID && !sys.InRecovery
 }
 
 // stallBound is how long a full stream may stand still, with nothing left to purge, within a transaction.
