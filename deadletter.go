@@ -211,7 +211,7 @@ func (w *Worker) alone(ctx context.Context, f func(context.Context, *working) er
 	if err != nil {
 		return named(err)
 	}
-	store, err := state.NewNATS(ctx, link.js, w.cfg.group, w.cfg.replicas, false)
+	store, err := state.NewNATS(ctx, link.state, w.cfg.group, w.cfg.replicas, false)
 	if err != nil {
 		return err
 	}

@@ -109,7 +109,7 @@ func (f *Flo) WaitFor(ctx context.Context, lsn LSN) error {
 				if stream, err = bus.Open(ctx, f.cfg.bus(link)); err != nil {
 					return false, err
 				}
-				if store, err = state.NewNATS(ctx, link.js, f.cfg.group, f.cfg.replicas, false); err != nil {
+				if store, err = state.NewNATS(ctx, link.state, f.cfg.group, f.cfg.replicas, false); err != nil {
 					return false, err
 				}
 				asked = time.Now()
@@ -192,7 +192,28 @@ func (f *Flo) Drop(ctx context.Context) error { return f.replicator.Drop(ctx) }
 type link struct {
 	nc    *nats.Conn
 	js    jetstream.JetStream
+	state jetstream.JetStream // for the group's records: of a session by URL, a connection of its own
 	close func()
+}
+
+// sessionNATS connects for a session. Where flo opens the connection itself it opens a second one for the group's records:
+// the renewals of a lease don't stand in line behind what is published or fetched on a slow link.
+func (c *config) sessionNATS(ctx context.Context) (*link, error) {
+	l, err := c.connectNATS(ctx)
+	if err != nil || c.nats.url == "" {
+		return l, err
+	}
+	beside, err := c.connectNATS(ctx)
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	first := l.close
+	l.state, l.close = beside.js, func() {
+		first()
+		beside.close()
+	}
+	return l, nil
 }
 
 // connectNATS opens, or borrows, the connection.
@@ -202,7 +223,7 @@ func (c *config) connectNATS(ctx context.Context) (*link, error) {
 		return nil, fmt.Errorf("%w: the NATS connection that flo was given is closed; close it after Run has returned", ErrNATSClosed)
 	}
 	if n.js != nil {
-		return &link{nc: n.js.Conn(), js: n.js, close: func() {}}, nil
+		return &link{nc: n.js.Conn(), js: n.js, state: n.js, close: func() {}}, nil
 	}
 	nc, own := n.conn, false
 	var err error
@@ -224,7 +245,7 @@ func (c *config) connectNATS(ctx context.Context) (*link, error) {
 		}
 		return nil, fmt.Errorf("flo: JetStream: %w", err)
 	}
-	l := &link{nc: nc, js: js, close: func() {}}
+	l := &link{nc: nc, js: js, state: js, close: func() {}}
 	if own {
 		l.close = nc.Close
 	}

@@ -32,9 +32,9 @@ func stopShares(bound time.Duration) (work, wait, release time.Duration) {
 	return bound - goodbye, bound - goodbye/2, bound - goodbye/4
 }
 
-// begin takes the lease, standing by as long as another process has it.
-func begin(ctx context.Context, store state.Store, name string, cfg *config, st *commonStatus, log *slog.Logger) (*tenure, error) {
-	hold, err := state.Acquire(ctx, store, name, cfg.lease, func(l state.Lease) {
+// begin takes the lease, standing by as long as another process has it. The session before must have ended.
+func begin(ctx context.Context, claimant *state.Claimant, store state.Store, name string, cfg *config, st *commonStatus, log *slog.Logger) (*tenure, error) {
+	hold, err := claimant.Acquire(ctx, store, name, cfg.lease, func(l state.Lease) {
 		if st.standby(l.Process.String()) {
 			log.InfoContext(ctx, "standing by: another one is active", slog.String("active", l.Process.String()))
 		}

@@ -168,7 +168,8 @@ func WithLogger(l *slog.Logger) CommonOption {
 }
 
 // WithNATS uses a connection that the caller opened and closes. Give it unlimited reconnects
-// (nats.MaxReconnects(-1)).
+// (nats.MaxReconnects(-1)). Leases are renewed over it, too: flo puts no more under way at a time than gets through in about
+// a second, and a worker fetches up to 4 MiB ahead, which a link should carry within a third of WithLeaseTime.
 func WithNATS(nc *nats.Conn) CommonOption {
 	return func(c *config) {
 		if nc == nil {
@@ -179,8 +180,9 @@ func WithNATS(nc *nats.Conn) CommonOption {
 	}
 }
 
-// WithNATSURL opens a connection of flo's own, with credentials, TLS and so on as nats.Option. It
-// reconnects without limit. Several servers' URLs are separated by commas. No error or log holds any of
+// WithNATSURL opens connections of flo's own, with credentials, TLS and so on as nats.Option: two for the replicator and for
+// each worker, one of which is for leases and the other records, so that those never stand in line behind data. They
+// reconnect without limit. Several servers' URLs are separated by commas. No error or log holds any of
 // it: what is neither a letter nor a digit in user and password has to be percent-encoded.
 func WithNATSURL(url string, opts ...nats.Option) CommonOption {
 	return func(c *config) {

@@ -23,9 +23,11 @@ type Replicator struct {
 	source  source.Config
 	running atomic.Bool
 	status  replicatorStatus
-	settle  atomic.Int64    // rises with each call of Settle
-	last    context.Context // ends when a stop has to be over; of this Run
-	afresh  atomic.Bool     // the next session begins another attempt, whatever the stream says
+	// claimant takes the lease, one session after the other.
+	claimant *state.Claimant
+	settle   atomic.Int64    // rises with each call of Settle
+	last     context.Context // ends when a stop has to be over; of this Run
+	afresh   atomic.Bool     // the next session begins another attempt, whatever the stream says
 	// unanchored: the server could not decode the stream's last transaction again, so that it isn't asked for.
 	unanchored atomic.Bool
 	settled    atomic.Int64 // the calls that were seen to
@@ -53,9 +55,10 @@ func NewReplicator(opts ...Option) (*Replicator, error) {
 func newReplicator(c *config) *Replicator {
 	logger := c.logger.With(slog.String("group", c.group), slog.String("half", "replicator"))
 	return &Replicator{
-		cfg:    c,
-		source: source.Config{Conn: c.source, Password: c.password, AppName: "flo " + c.group, SlotFailover: c.slotFailover, Logger: logger},
-		status: replicatorStatus{commonStatus: commonStatus{phase: PhaseStopped}},
+		cfg:      c,
+		claimant: state.NewClaimant(),
+		source:   source.Config{Conn: c.source, Password: c.password, AppName: "flo " + c.group, SlotFailover: c.slotFailover, Logger: logger},
+		status:   replicatorStatus{commonStatus: commonStatus{phase: PhaseStopped}},
 	}
 }
 
@@ -129,7 +132,7 @@ const minSourceVersion = 130000
 // session connects both ends, decides where to begin, and replicates.
 func (r *Replicator) session(ctx context.Context) error {
 	r.status.set(PhaseConnecting)
-	link, err := r.cfg.connectNATS(ctx)
+	link, err := r.cfg.sessionNATS(ctx)
 	if err != nil {
 		return err
 	}
@@ -138,7 +141,7 @@ func (r *Replicator) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t, err := begin(ctx, store, state.ReplicatorLease, r.cfg, &r.status.commonStatus, r.source.Logger)
+	t, err := begin(ctx, r.claimant, store, state.ReplicatorLease, r.cfg, &r.status.commonStatus, r.source.Logger)
 	if err != nil {
 		return err
 	}
@@ -149,14 +152,14 @@ func (r *Replicator) session(ctx context.Context) error {
 // openState opens the group's state, or makes it for a group that is new: one that has a stream and no state has
 // lost its workers' checkpoints.
 func (r *Replicator) openState(ctx context.Context, link *link) (state.Store, error) {
-	store, err := state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, false)
+	store, err := state.NewNATS(ctx, link.state, r.cfg.group, r.cfg.replicas, false)
 	if !errors.Is(err, state.ErrNotFound) {
 		return store, err
 	}
 	stream, unfit, err := openAny(ctx, r.cfg.bus(link))
 	if err == nil && stream != nil {
 		if token := r.cfg.resync; token != "" && !stream.Resync().Answers(token) {
-			return state.NewNATSForResync(ctx, link.js, r.cfg.group, r.cfg.replicas, token)
+			return state.NewNATSForResync(ctx, link.state, r.cfg.group, r.cfg.replicas, token)
 		}
 		if err = unfit; err == nil {
 			_, err = stream.Tail(ctx)
@@ -169,7 +172,7 @@ func (r *Replicator) openState(ctx context.Context, link *link) (state.Store, er
 	if err != nil && !errors.Is(err, bus.ErrEmpty) {
 		return nil, err
 	}
-	return state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, true)
+	return state.NewNATS(ctx, link.state, r.cfg.group, r.cfg.replicas, true)
 }
 
 // replicate does what a session is for, as long as it has the lease.
@@ -256,7 +259,7 @@ func (r *Replicator) RemoveWorker(ctx context.Context, name string) error {
 		return err
 	}
 	defer link.close()
-	store, err := state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, false)
+	store, err := state.NewNATS(ctx, link.state, r.cfg.group, r.cfg.replicas, false)
 	if err != nil {
 		return err
 	}
@@ -308,15 +311,16 @@ func (r *Replicator) Drop(ctx context.Context) error {
 		return err
 	}
 	defer link.close()
-	store, err := state.NewNATS(ctx, link.js, r.cfg.group, r.cfg.replicas, false)
+	store, err := state.NewNATS(ctx, link.state, r.cfg.group, r.cfg.replicas, false)
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
 		return err
 	}
+	var holds []*state.Hold
 	if err == nil {
-		holds, err := r.claimAll(ctx, store)
+		holds, err = r.claimAll(ctx, store)
 		defer func() {
 			for _, h := range holds {
-				h.Release(ctx) // of a bucket that is gone by then, if all went well
+				h.Release(ctx)
 			}
 		}()
 		if err != nil {
@@ -346,7 +350,13 @@ func (r *Replicator) Drop(ctx context.Context) error {
 	if store == nil {
 		return nil
 	}
-	return store.Drop(ctx)
+	if err := store.Drop(ctx); err != nil {
+		return err
+	}
+	for _, h := range holds {
+		h.Forget()
+	}
+	return nil
 }
 
 // slotIsOurs reports whether the group has made the slot, or was about to: its stream or its record says so. Of a

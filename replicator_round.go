@@ -276,17 +276,25 @@ func (s *replication) describeTables(ctx context.Context) error {
 		if t, ok := now[s.round[i].OID]; ok {
 			s.round[i] = t
 		}
+		// Of one that is gone nobody knows the structure, to which a destination would have to be brought. The workers wait: its
+		// copy fails, and the next round leaves it out.
+		if _, there := shapes[s.round[i].OID]; s.schema.on && !there {
+			continue
+		}
 		if body, err = s.appendCopyBegin(ctx, conn, body, &s.round[i], shapes[s.round[i].OID], s.slot.Point); err != nil {
 			return err
 		}
-		if len(body) > s.target() || i == len(s.round)-1 {
+		if len(body) > s.target() {
 			if err := s.putCopy(ctx, s.stream.CopyBeginSubject(s.attempt), body); err != nil {
 				return err
 			}
 			body = room()
 		}
 	}
-	return nil
+	if len(body) == wire.HeaderRoom {
+		return nil
+	}
+	return s.putCopy(ctx, s.stream.CopyBeginSubject(s.attempt), body)
 }
 
 // checkWants ends the session when a worker asks for tables to be copied afresh.

@@ -20,6 +20,7 @@ import (
 	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/names"
 	"github.com/pgflo/flo/internal/pack"
+	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/internal/source"
 	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/state"
@@ -371,6 +372,9 @@ func (s *replication) ensurePublications(ctx context.Context, tables []source.Ta
 		}
 	}
 	p, err := s.r.source.EnsurePublication(ctx, s.conn, source.PublicationSpec{Name: s.r.cfg.publicationName(), Tables: tables})
+	if pgsession.SQLState(err) == undefinedTable {
+		return fmt.Errorf("%w: a table was dropped or renamed since it was looked for: %w", errAgain, err)
+	}
 	if err != nil {
 		return err
 	}

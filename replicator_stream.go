@@ -273,6 +273,9 @@ const internalError = "XX000"
 // undefinedObject is its SQLSTATE for a publication, among others, that is not there.
 const undefinedObject = "42704"
 
+// undefinedTable is its SQLSTATE for a table that is not there.
+const undefinedTable = "42P01"
+
 // wait is how long to wait for the server: not at all if a batch could go right now.
 func (st *streaming) wait(inflight int) time.Duration {
 	switch {

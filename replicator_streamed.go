@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
+	"github.com/pgflo/flo/internal/crashpoint"
 	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/source"
 	"github.com/pgflo/flo/internal/wire"
@@ -229,6 +230,7 @@ func (st *streaming) stage(ctx context.Context, b *pack.Batch) error {
 	if err != nil {
 		return st.publisherError(err)
 	}
+	crashpoint.Reached(crashpoint.Staged)
 	n := uint64(len(parts))
 	if run.messages == 0 {
 		run.first = last - n + 1
@@ -266,6 +268,7 @@ func (st *streaming) record(ctx context.Context, b *pack.Batch) error {
 	if err := st.pub.Publish(ctx, st.stream.StagedEndsSubject(), end.Messages(st.stream.MaxPayload()), nil); err != nil {
 		return st.publisherError(err)
 	}
+	crashpoint.Reached(crashpoint.StagedEnded)
 	return b.Append(wire.RecStreamed, rec)
 }
 

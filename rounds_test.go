@@ -103,6 +103,35 @@ func TestATableThatJoinsIsCopiedAndOneThatLeavesIsNot(t *testing.T) {
 	}
 }
 
+// The drop commits between the look at the catalog and the change of the publication, which waits for it.
+func TestATableThatIsDroppedWhileItJoinsStopsNothing(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.start(ctx, flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	p.src.Exec(t, `CREATE TABLE brief (id int PRIMARY KEY)`)
+	p.dst.Exec(t, `CREATE TABLE brief (id int PRIMARY KEY)`)
+	dropping, watch := p.src.Conn(t), p.src.Conn(t)
+	if _, err := dropping.Exec(ctx, `BEGIN; LOCK TABLE brief IN SHARE UPDATE EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	p.start(ctx, flo.WithSink(p.sink()))
+	eventually(t, ctx, "the publication waits for the drop", func() (waits bool) {
+		err := watch.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'brief'::regclass AND NOT granted AND mode = 'ShareUpdateExclusiveLock')`).Scan(&waits)
+		return err == nil && waits
+	})
+	if _, err := dropping.Exec(ctx, `DROP TABLE brief; COMMIT`); err != nil {
+		t.Fatal(err)
+	}
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'a')`)
+	p.catchUp(ctx)
+	p.equal(ctx, "t")
+}
+
 func TestATableMadeAgainUnderItsNameIsCopiedAfresh(t *testing.T) {
 	for _, running := range []bool{false, true} {
 		t.Run(map[bool]string{false: "while stopped", true: "while running"}[running], func(t *testing.T) {

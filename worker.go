@@ -26,9 +26,11 @@ type Worker struct {
 	copy    sink.CopySink      // nil unless the sink is one
 	running atomic.Bool
 	status  workerStatus
-	missed  repositionError // the last one of this Run
-	last    context.Context // ends when a stop has to be over; of this Run
-	hung    <-chan struct{} // the sink didn't return from a call of this Run; closed when it has
+	// claimant takes the lease, one session after the other.
+	claimant *state.Claimant
+	missed   repositionError // the last one of this Run
+	last     context.Context // ends when a stop has to be over; of this Run
+	hung     <-chan struct{} // the sink didn't return from a call of this Run; closed when it has
 }
 
 // NewWorker makes one worker: the one given by WithSink or WithWorker, of which there must be one. It
@@ -48,7 +50,7 @@ func NewWorker(opts ...Option) (*Worker, error) {
 
 func newWorker(c *config, opt *workerConfig) *Worker {
 	w := &Worker{
-		cfg: c, opt: opt,
+		cfg: c, opt: opt, claimant: state.NewClaimant(),
 		log:    c.logger.With(slog.String("group", c.group), slog.String("worker", opt.name)),
 		status: workerStatus{commonStatus: commonStatus{phase: PhaseStopped}, at: WorkerStatus{Name: opt.name}},
 	}
@@ -115,7 +117,7 @@ type working struct {
 
 func (w *Worker) session(ctx context.Context) error {
 	w.status.set(PhaseConnecting)
-	link, err := w.cfg.connectNATS(ctx)
+	link, err := w.cfg.sessionNATS(ctx)
 	if err != nil {
 		return err
 	}
@@ -123,11 +125,11 @@ func (w *Worker) session(ctx context.Context) error {
 	if _, _, err := w.waitForStream(ctx, link); err != nil {
 		return err
 	}
-	store, err := state.NewNATS(ctx, link.js, w.cfg.group, w.cfg.replicas, false)
+	store, err := state.NewNATS(ctx, link.state, w.cfg.group, w.cfg.replicas, false)
 	if err != nil {
 		return err
 	}
-	t, err := begin(ctx, store, state.WorkerLease(w.opt.name), w.cfg, &w.status.commonStatus, w.log)
+	t, err := begin(ctx, w.claimant, store, state.WorkerLease(w.opt.name), w.cfg, &w.status.commonStatus, w.log)
 	if err != nil {
 		return err
 	}
@@ -215,7 +217,7 @@ func (w *Worker) waitForStream(ctx context.Context, link *link) (*bus.Stream, st
 		stream, err := bus.Open(ctx, w.cfg.bus(link))
 		if err == nil {
 			var store state.Store
-			if store, err = state.NewNATS(ctx, link.js, w.cfg.group, w.cfg.replicas, false); err == nil {
+			if store, err = state.NewNATS(ctx, link.state, w.cfg.group, w.cfg.replicas, false); err == nil {
 				var wait bool
 				if wait, err = w.awaitsResync(ctx, stream, store); err == nil && !wait {
 					return stream, store, nil

@@ -75,6 +75,7 @@ func (s *working) writeBatch(ctx context.Context, b *batch) error {
 		s.sought = nil
 	}
 	if b.More {
+		crashpoint.Reached(crashpoint.PartWritten)
 		return nil
 	}
 	crashpoint.Reached(crashpoint.SinkCommitted)

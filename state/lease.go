@@ -2,7 +2,6 @@ package state
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -14,7 +13,7 @@ import (
 // monotonic clock, from the last change that it saw: no two clocks are ever compared.
 type Lease struct {
 	Name     string        `json:"name"`
-	Holder   string        `json:"holder"` // random, of one Acquire
+	Holder   string        `json:"holder"` // random, of one Claimant
 	Epoch    uint64        `json:"epoch"`  // rises with each holder
 	Beat     uint64        `json:"beat"`   // rises with each renewal
 	TTL      time.Duration `json:"ttl_ns"`
@@ -63,46 +62,18 @@ type Hold struct {
 	rev   uint64
 }
 
-// beatsPerTTL is how often a lease is renewed within its time.
-const beatsPerTTL = 3
+const (
+	// beatsPerTTL is how often a lease is renewed within its time.
+	beatsPerTTL = 3
+	// triesPerTTL is the part of a lease's time for which a renewal waits for its answer before it comes again.
+	triesPerTTL = 2
+)
 
 // Acquire takes a lease, waiting as long as somebody else holds it and renews it; waiting, if set, is
 // told of that each time it was looked at. ctx bounds the waiting only: the Hold lives until Release.
 // Errors of the store are returned: nothing was then acquired.
 func Acquire(ctx context.Context, store Store, name string, ttl time.Duration, waiting func(Lease)) (*Hold, error) {
-	var seen uint64 // revision
-	var since time.Time
-	for {
-		l, rev, err := store.Lease(ctx, name)
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			return nil, err
-		}
-		if rev != seen || since.IsZero() {
-			seen, since = rev, time.Now()
-		}
-		if errors.Is(err, ErrNotFound) || l.Released || time.Since(since) >= l.TTL || l.Process.dead() {
-			next := Lease{Name: name, Holder: rand.Text(), Epoch: l.Epoch + 1, TTL: ttl, Process: thisProcess()}
-			began := time.Now()
-			rev, err := store.PutLease(ctx, next, rev)
-			if err == nil {
-				return newHold(ctx, store, next, rev, began), nil
-			}
-			if !errors.Is(err, ErrConflict) {
-				return nil, err
-			}
-			continue // somebody else was faster
-		}
-		if waiting != nil {
-			waiting(l)
-		}
-		t := time.NewTimer(min(l.TTL, ttl) / (2 * beatsPerTTL))
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return nil, context.Cause(ctx)
-		case <-t.C:
-		}
-	}
+	return NewClaimant().Acquire(ctx, store, name, ttl, waiting)
 }
 
 func newHold(ctx context.Context, store Store, l Lease, rev uint64, began time.Time) *Hold {
@@ -134,7 +105,11 @@ func (h *Hold) renew(last time.Time) {
 			return
 		}
 		began := time.Now()
-		ctx, cancel := context.WithDeadline(h.ctx, last.Add(ttl))
+		try := began.Add(ttl / triesPerTTL) // a request that a lost connection has swallowed is never answered
+		if end := last.Add(ttl); try.After(end) {
+			try = end
+		}
+		ctx, cancel := context.WithDeadline(h.ctx, try)
 		err := h.beat(ctx)
 		cancel()
 		switch {
@@ -179,7 +154,16 @@ func (h *Hold) lose(err error) {
 	h.cancel(fmt.Errorf("%w (lease %s)", err, h.lease.Name))
 }
 
-// Release gives the lease up, so that whoever stands by takes over at once. It may be called twice.
+// Forget ends the renewing without giving the lease up: of a store that is gone.
+func (h *Hold) Forget() {
+	h.once.Do(func() {
+		h.cancel(context.Canceled)
+		<-h.ended
+	})
+}
+
+// Release gives the lease up, so that whoever stands by takes over at once. It, or Forget,
+// may be called twice.
 func (h *Hold) Release(ctx context.Context) error {
 	var err error
 	h.once.Do(func() {

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -23,6 +24,8 @@ const (
 	keyLeases     = "leases."
 	// requestTimeout bounds one request; a context may end it sooner.
 	requestTimeout = 10 * time.Second
+	// askAgain is how long a read waits for its answer before it is asked for again.
+	askAgain = requestTimeout / 4
 )
 
 // BucketName is the name of the NATS key-value bucket of a group's records.
@@ -135,7 +138,7 @@ func (s *natsStore) open(ctx context.Context, mend bool) error {
 func (s *natsStore) get(ctx context.Context, key string, into any) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	e, err := s.kv.Get(ctx, key)
+	e, err := s.ask(ctx, key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) || gone(err) {
 		return 0, fmt.Errorf("%w: %s", ErrNotFound, key)
 	}
@@ -146,6 +149,19 @@ func (s *natsStore) get(ctx context.Context, key string, into any) (uint64, erro
 		return 0, fmt.Errorf("state: %s in bucket %s is not a record of flo: %w", key, s.bucket, err)
 	}
 	return e.Revision(), nil
+}
+
+// ask reads a key, and asks again after a while: a request that was lost with its connection is never answered.
+func (s *natsStore) ask(ctx context.Context, key string) (e jetstream.KeyValueEntry, err error) {
+	for range requestTimeout / askAgain {
+		try, cancel := context.WithTimeout(ctx, askAgain)
+		e, err = s.kv.Get(try, key)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			break
+		}
+	}
+	return e, err
 }
 
 // gone reports whether the bucket itself was deleted.
@@ -224,7 +240,8 @@ func (s *natsStore) PutWorker(ctx context.Context, w Worker, rev uint64) (uint64
 	return s.swap(ctx, keyWorkers+w.Name, w, rev)
 }
 
-// swap writes a record if its revision is still rev.
+// swap writes a record if its revision is still rev. A write that isn't answered for a while comes again, unless the
+// bucket shows that it got there: a request that was lost with its connection is never answered.
 func (s *natsStore) swap(ctx context.Context, key string, record any, rev uint64) (uint64, error) {
 	value, err := json.Marshal(record)
 	if err != nil {
@@ -232,19 +249,35 @@ func (s *natsStore) swap(ctx context.Context, key string, record any, rev uint64
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	for first := true; ; first = false {
+		var now uint64
+		now, err = s.write(ctx, key, value, rev)
+		lost := errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
+		if lost || !first && conflict(err) {
+			if e, gerr := s.ask(ctx, key); gerr == nil && bytes.Equal(e.Value(), value) {
+				return e.Revision(), nil
+			}
+		}
+		switch {
+		case lost && ctx.Err() == nil:
+		case err == nil:
+			return now, nil
+		case conflict(err):
+			return 0, fmt.Errorf("%w: %s: %w", ErrConflict, key, err)
+		default:
+			return 0, fmt.Errorf("state: write %s: %w", key, err)
+		}
+	}
+}
+
+// write tries once.
+func (s *natsStore) write(ctx context.Context, key string, value []byte, rev uint64) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, askAgain)
+	defer cancel()
 	if rev == 0 {
-		rev, err = s.kv.Create(ctx, key, value)
-	} else {
-		rev, err = s.kv.Update(ctx, key, value, rev)
+		return s.kv.Create(ctx, key, value)
 	}
-	switch {
-	case err == nil:
-		return rev, nil
-	case conflict(err):
-		return 0, fmt.Errorf("%w: %s: %w", ErrConflict, key, err)
-	default:
-		return 0, fmt.Errorf("state: write %s: %w", key, err)
-	}
+	return s.kv.Update(ctx, key, value, rev)
 }
 
 // Lease implements Store.

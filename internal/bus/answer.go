@@ -58,8 +58,10 @@ func (p *Publisher) answer(m *nats.Msg) {
 	case a.Duplicate || a.Sequence != seq || a.Stream != p.s.name:
 		p.doubt(fmt.Errorf("bus: publish of sequence %d was stored as %d of stream %s, duplicate %t", seq, a.Sequence, a.Stream, a.Duplicate), false)
 	default:
-		p.window[seq-p.base].acked = true
+		e := &p.window[seq-p.base]
+		e.acked = true
 		p.moved = time.Now()
+		p.pace.answered(e.ahead, len(e.data), p.moved.Sub(e.at))
 		p.fails = 0
 		p.take()
 		if p.st.State == Stalled {

@@ -77,6 +77,7 @@ type Publisher struct {
 	base    uint64   // the lowest unacknowledged sequence
 	sent    int      // window[:sent] were sent in this generation
 	sentNow int      // their bytes
+	pace    pace     // of them
 	maxSent uint64   // highest sequence ever sent
 	gen     uint64   // of sending; answers to an older one are ignored: the stream was asked instead
 	ready   []*group // acknowledged, their callback not called yet
@@ -97,6 +98,8 @@ type entry struct {
 	data    []byte
 	group   *group
 	acked   bool
+	at      time.Time // when it was sent, in this generation
+	ahead   int       // what was unanswered then, in bytes, itself included
 }
 
 // group is what one Publish was given.
@@ -117,7 +120,7 @@ func (s *Stream) NewPublisher(ctx context.Context, session uint64, last uint64) 
 		s: s, nc: s.js.Conn(), session: session,
 		wake: make(chan struct{}, 1), turn: make(chan struct{}, 1),
 		done: make(chan struct{}), ended: make(chan struct{}),
-		first: last + 1, base: last + 1, gen: 1,
+		first: last + 1, base: last + 1, gen: 1, pace: newPace(s.cfg.WindowBytes),
 		changed: make(chan struct{}),
 		st:      Status{State: Sending, Since: time.Now()},
 	}
@@ -235,12 +238,12 @@ func (p *Publisher) broadcast() {
 	p.changed = make(chan struct{})
 }
 
-// pump sends what fits into the window on the wire. p.mu is held. The part of a group that is larger
-// than the window waits here: nats-server refuses what its inbound queue of a stream can't take.
+// pump sends on the wire what fits into the window, and gets through a slow link in good time. p.mu is held. The part of a
+// group that is larger waits here: nats-server refuses what its inbound queue of a stream can't take.
 func (p *Publisher) pump() {
 	for p.st.State == Sending && p.sent < len(p.window) {
 		n := len(p.window[p.sent].data)
-		if p.sent > 0 && (p.sent >= p.s.cfg.WindowMsgs || p.sentNow+n > p.s.cfg.WindowBytes) {
+		if p.sent > 0 && (p.sent >= p.s.cfg.WindowMsgs || p.sentNow+n > p.pace.limit) {
 			return
 		}
 		p.send()
@@ -251,11 +254,13 @@ func (p *Publisher) pump() {
 func (p *Publisher) send() {
 	e := &p.window[p.sent]
 	seq := p.base + uint64(p.sent)
+	e.at = time.Now()
 	if p.sent == 0 {
-		p.moved = time.Now()
+		p.moved = e.at
 	}
 	p.sent++
 	p.sentNow += len(e.data)
+	e.ahead = p.sentNow
 	if seq <= p.maxSent {
 		p.st.Repeated++
 	}

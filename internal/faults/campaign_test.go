@@ -51,7 +51,7 @@ func TestCampaign(t *testing.T) {
 			done, ok := l.seeded(t, seed)
 			e := ledger.Entry{
 				Seed: seed, Commit: *commitName, Seconds: math.Round(10*time.Since(began).Seconds()) / 10,
-				Kills: done.Kills, Cuts: done.Cuts, Restarts: done.Restarts, Rows: done.Rows, Commits: done.Changes, Result: ledger.OK,
+				Kills: done.Kills, Cuts: done.Cuts, Restarts: done.Restarts, Rows: done.Rows, Commits: done.Changes, Streamed: done.Streamed, Schema: done.Schema, Result: ledger.OK,
 			}
 			if !ok {
 				e.Result = "failed"

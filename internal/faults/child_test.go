@@ -44,11 +44,14 @@ type childConfig struct {
 
 	Source string // URL
 	NATS   string // URL
+	Given  bool   `json:",omitempty"` // flo is given a connection to it
 
 	Tables          []string      `json:",omitempty"`
 	CopyConnections int           `json:",omitempty"`
 	ReplayWindow    time.Duration `json:",omitempty"`
 	StreamMaxBytes  int64         `json:",omitempty"`
+	Streaming       bool          `json:",omitempty"`
+	DDL             bool          `json:",omitempty"`
 
 	Destination string        `json:",omitempty"` // URL; or
 	Folder      string        `json:",omitempty"` // of the file sink
@@ -183,17 +186,25 @@ func report(ctx context.Context, run func(context.Context) error, status func())
 	}
 }
 
-func (c *childConfig) common(log *slog.Logger) []flo.Option {
+// common gives the options of both halves, and what is left to close behind their Run.
+func (c *childConfig) common(log *slog.Logger) ([]flo.Option, func(), error) {
 	lease := leaseTime
 	if c.Lease > 0 {
 		lease = c.Lease
 	}
-	opts := []flo.Option{flo.WithGroup(c.Group), flo.WithLogger(log), flo.WithLeaseTime(lease),
-		flo.WithNATSURL(c.NATS, nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, 0), nats.IgnoreDiscoveredServers())}
+	opts := []flo.Option{flo.WithGroup(c.Group), flo.WithLogger(log), flo.WithLeaseTime(lease)}
 	if c.StopTimeout > 0 {
 		opts = append(opts, flo.WithStopTimeout(c.StopTimeout))
 	}
-	return opts
+	way := []nats.Option{nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, 0), nats.IgnoreDiscoveredServers()}
+	if !c.Given {
+		return append(opts, flo.WithNATSURL(c.NATS, way...)), func() {}, nil
+	}
+	nc, err := nats.Connect(c.NATS, append(way, nats.MaxReconnects(-1))...)
+	if err != nil {
+		return nil, nil, err
+	}
+	return append(opts, flo.WithNATS(nc)), nc.Close, nil
 }
 
 // reconnectWait is short: links and servers are back soon.
@@ -203,13 +214,22 @@ const reconnectWait = 50 * time.Millisecond
 const leaseTime = 2 * time.Second
 
 func runReplicator(ctx context.Context, c *childConfig, log *slog.Logger, status func(childStatus)) error {
-	opts := append(c.common(log), flo.WithSource(c.Source), flo.WithTables(c.Tables...),
+	opts, done, err := c.common(log)
+	if err != nil {
+		return err
+	}
+	defer done()
+	opts = append(opts, flo.WithSource(c.Source), flo.WithTables(c.Tables...),
 		flo.WithReplayWindow(c.ReplayWindow), flo.WithIdleInterval(idleInterval))
 	if c.CopyConnections > 0 {
 		opts = append(opts, flo.WithCopyConnections(c.CopyConnections))
 	}
 	if c.StreamMaxBytes > 0 {
 		opts = append(opts, flo.WithStreamMaxBytes(c.StreamMaxBytes))
+	}
+	opts = append(opts, flo.WithStreaming(c.Streaming))
+	if c.DDL {
+		opts = append(opts, flo.WithDDL())
 	}
 	r, err := flo.NewReplicator(opts...)
 	if err != nil {
@@ -252,7 +272,12 @@ func runWorker(ctx context.Context, c *childConfig, log *slog.Logger, status fun
 	if c.BatchBytes > 0 {
 		own = append(own, flo.WithBatchBytes(c.BatchBytes))
 	}
-	w, err := flo.NewWorker(append(c.common(log), flo.WithWorker(c.Name, withMoods(s, c.Moods), own...))...)
+	opts, done, err := c.common(log)
+	if err != nil {
+		return err
+	}
+	defer done()
+	w, err := flo.NewWorker(append(opts, flo.WithWorker(c.Name, withMoods(s, c.Moods), own...))...)
 	if err != nil {
 		return err
 	}

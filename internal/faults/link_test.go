@@ -102,6 +102,10 @@ type packet struct {
 // packetsUnderWay bounds what a link holds back: about 2 MiB a connection and direction.
 const packetsUnderWay = 64
 
+// queueTime is what a narrow link holds back at most, as the queue of a router does. The rest waits where it comes from,
+// each connection for itself.
+const queueTime = 300 * time.Millisecond
+
 // pipe passes on the bytes of from until one side closes, and then closes both.
 func (k *link) pipe(to, from net.Conn, way int) {
 	done := make(chan struct{})
@@ -125,6 +129,9 @@ func (k *link) pipe(to, from net.Conn, way int) {
 		n, err := from.Read(buf)
 		if n > 0 {
 			if due, ok := k.pass(from, n, way); ok {
+				if d := time.Until(due) - queueTime; d > 0 {
+					pause(context.Background(), d)
+				}
 				queue <- packet{append([]byte(nil), buf[:n]...), due}
 			}
 		}

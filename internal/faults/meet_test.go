@@ -126,6 +126,9 @@ func boundaries(m *member) []crashpoint.Point {
 	s := m.process().last()
 	if m.role == roleReplicator {
 		all := []crashpoint.Point{crashpoint.Received, crashpoint.Published, crashpoint.Acknowledged}
+		if m.cfg.Streaming {
+			all = append(all, crashpoint.Staged, crashpoint.StagedEnded)
+		}
 		if !s.CopyDone {
 			all = append(all, crashpoint.SlotMade, crashpoint.CopySent)
 		} else if m.cfg.ReplayWindow < crashWait {
@@ -133,7 +136,7 @@ func boundaries(m *member) []crashpoint.Point {
 		}
 		return all
 	}
-	all := []crashpoint.Point{crashpoint.Fetched, crashpoint.SinkCommitted, crashpoint.Checkpointed}
+	all := []crashpoint.Point{crashpoint.Fetched, crashpoint.PartWritten, crashpoint.SinkCommitted, crashpoint.Checkpointed}
 	if s.Phase == flo.PhaseCopying {
 		all = append(all, crashpoint.CopyWritten)
 	}

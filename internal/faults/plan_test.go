@@ -64,6 +64,9 @@ type plan struct {
 	early     bool          // the first fault comes in mid-copy
 	alone     bool          // at the end all recover by themselves; otherwise who waits long is started again
 	rollback  bool          // NATS may come back with an older store
+	streaming bool          // WithStreaming, and a source that sends what exceeds 64 kB before it ends; large ones are in the load
+	ddl       bool          // WithDDL, and tables are altered, made and dropped
+	bare      bool          // then: the destinations have no tables at first
 
 	replicator childConfig
 	nats       childConfig
@@ -107,11 +110,30 @@ func newPlan(seed uint64) *plan {
 	for i := range 9 + rnd.IntN(8) {
 		p.faults = append(p.faults, drawFault(random(seed, 10_000+uint64(i))))
 	}
+	p.enrich(random(seed, 20_000))
 	for _, c := range []*childConfig{&p.replicator, &p.nats} {
 		c.quicken()
 		c.Procs = 1 + rnd.IntN(2)
 	}
 	return p
+}
+
+// enrich draws what runs have learnt later, by itself, so that the rest of a seed's plan stays.
+func (p *plan) enrich(rnd *rand.Rand) {
+	p.streaming, p.ddl = rnd.IntN(2) == 0, rnd.IntN(2) == 0
+	p.bare = p.ddl && rnd.IntN(2) == 0
+	p.replicator.Streaming, p.replicator.DDL = p.streaming, p.ddl
+	if !p.ddl {
+		return
+	}
+	// Schema changes send tables through further copies, and the oracle of a file's history can't tell which of its
+	// earlier lines those replace: the worker gets a database.
+	p.workers = slices.DeleteFunc(p.workers, func(w childConfig) bool { return w.Name == "file" && len(p.workers) > 2 })
+	for i := range p.workers {
+		if p.workers[i].Name == "file" {
+			p.workers[i].Name = "second"
+		}
+	}
 }
 
 // quicken makes a child notice soon that another one is gone, and end soon.
@@ -189,8 +211,8 @@ func (p *plan) kinds() (all []kind) {
 
 func (p *plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d writers every %s, %d rows at first, transactions of up to %d rows, truncates in mid-copy %t, faults in mid-copy %t, left alone at the end %t, NATS may roll back %t\n",
-		p.writers, p.pace, p.rows, p.large, p.truncates, p.early, p.alone, p.rollback)
+	fmt.Fprintf(&b, "%d writers every %s, %d rows at first, transactions of up to %d rows, truncates in mid-copy %t, faults in mid-copy %t, left alone at the end %t, NATS may roll back %t, streaming %t, schema changes %t, bare destinations %t\n",
+		p.writers, p.pace, p.rows, p.large, p.truncates, p.early, p.alone, p.rollback, p.streaming, p.ddl, p.bare)
 	fmt.Fprintf(&b, "replicator: %d copy connections, window %s, stream's limit %d; NATS: max_payload %d, lazy %t\n",
 		p.replicator.CopyConnections, p.replicator.ReplayWindow, p.replicator.StreamMaxBytes, p.nats.MaxPayload, p.nats.LazySync)
 	for _, w := range p.workers {

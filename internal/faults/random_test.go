@@ -87,6 +87,7 @@ type tally struct {
 	Kills, Cuts, Restarts int
 	Rows                  int64
 	Changes               int64
+	Streamed, Schema      int64 // transactions that were streamed before their end, as far as the source still counts them; schema changes
 }
 
 // randomRun is a plan being carried out.
@@ -145,8 +146,13 @@ func (r *randomRun) start() {
 		}
 	}
 	must(r.t, execute(r.ctx, r.source, mixedSchema+moreSchema))
-	for _, url := range r.urls {
-		must(r.t, execute(r.ctx, url, mixedSchema+moreSchema))
+	if r.plan.streaming {
+		must(r.t, streamEarly(r.ctx, r.source))
+	}
+	if !r.plan.bare {
+		for _, url := range r.urls {
+			must(r.t, execute(r.ctx, url, mixedSchema+moreSchema))
+		}
 	}
 	if n := r.plan.rows; n > 0 {
 		must(r.t, execute(r.ctx, r.source, fmt.Sprintf(`
@@ -184,8 +190,12 @@ func (r *randomRun) pipeline() (o *oracle) {
 	}
 	l, writing := newLoad(r.rig)
 	r.load, l.large, l.pace, l.tires, l.more = l, r.plan.large, r.plan.pace, 50, true
+	l.streaming = r.plan.streaming
 	l.truncates.Store(r.plan.truncates)
 	startMixed(r.rig, l, writing, r.plan.seed, r.plan.writers)
+	if r.plan.ddl {
+		startAlterations(r.rig, l, writing, r.plan.seed, r.known)
+	}
 	server := r.rig.nats
 	cfg := r.plan.replicator
 	cfg.Source, cfg.NATS = r.way("replicator-source", r.source), r.way("replicator-nats", server)
@@ -224,14 +234,21 @@ func (r *randomRun) finish() {
 			r.t.Errorf("worker %s: the destination differs from the source:\n%s", name, report)
 		}
 		r.tally.Rows += report.Rows()
+		if r.plan.ddl {
+			r.sameCatalog(name, url)
+		}
 	}
 	for _, m := range r.all() {
 		if err := m.process().stop(r.ctx); err != nil {
 			r.t.Errorf("%s: stopping: %v", m.cfg.Name, err)
 		}
 	}
-	r.tally.Changes = r.load.commits.Load()
-	r.logf("%d kills, %d cuts, %d restarts, %d rows equal, %d transactions", r.tally.Kills, r.tally.Cuts, r.tally.Restarts, r.tally.Rows, r.tally.Changes)
+	r.tally.Changes, r.tally.Schema = r.load.commits.Load(), r.load.altered.Load()
+	if r.plan.streaming {
+		r.tally.Streamed = value[int64](r.rig, r.source, `SELECT coalesce(sum(stream_txns), 0)::bigint FROM pg_stat_replication_slots WHERE slot_name = 'flo_'||$1`, r.group)
+	}
+	r.logf("%d kills, %d cuts, %d restarts, %d rows equal, %d transactions, %d streamed, %d schema changes",
+		r.tally.Kills, r.tally.Cuts, r.tally.Restarts, r.tally.Rows, r.tally.Changes, r.tally.Streamed, r.tally.Schema)
 }
 
 // patience is for how long a child may wait for its next attempt at the end of a run that isn't to be left alone.
@@ -250,6 +267,11 @@ func (r *randomRun) settle() {
 	must(r.t, err)
 	lsn, err := decode.ParseLSN(value[string](r.rig, r.source, `SELECT pg_current_wal_flush_lsn()::text`))
 	must(r.t, err)
+	if r.plan.ddl {
+		r.joined()
+		lsn, err = decode.ParseLSN(value[string](r.rig, r.source, `SELECT pg_current_wal_flush_lsn()::text`))
+		must(r.t, err)
+	}
 	// A group that has not got to its copy yet can't be waited for.
 	r.awaitAll("it streams", func(m *member, s childStatus) bool {
 		return s.Phase == flo.PhaseStreaming && (m != r.replica || s.CopyDone)
@@ -265,6 +287,15 @@ func (r *randomRun) settle() {
 		r.t.Fatal(err)
 	}
 	r.logf("caught up with %s in %s", lsn, time.Since(began).Round(time.Millisecond))
+}
+
+// joined waits until tables that were made have joined the group: who waits for a position waits for those that had by then.
+func (r *randomRun) joined() {
+	r.t.Helper()
+	for !value[bool](r.rig, r.source, `SELECT NOT EXISTS (SELECT oid FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
+		EXCEPT SELECT prrelid FROM pg_publication_rel JOIN pg_publication p ON p.oid = prpubid WHERE pubname LIKE 'flo%')`) {
+		must(r.t, pause(r.ctx, 20*time.Millisecond))
+	}
 }
 
 // awaitAll polls, since hurry may start a child again meanwhile.

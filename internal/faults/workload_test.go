@@ -25,6 +25,7 @@ type load struct {
 	pace      time.Duration // a writer's longest wait between two transactions
 	tires     int64         // after so many transactions a writer waits twice as long, and so on
 	more      bool          // moreSchema is there
+	streaming bool          // transactions that are sent before they end
 
 	wg   sync.WaitGroup
 	stop context.CancelFunc
@@ -34,6 +35,7 @@ type load struct {
 	rollbacks atomic.Int64 // whole transactions: by choice, or refused by the server
 	lost      atomic.Int64 // connections lost
 	pgbench   atomic.Int64
+	altered   atomic.Int64 // schema changes committed
 }
 
 // newLoad makes a load that ends with the rig's run at the latest.
@@ -97,6 +99,8 @@ type writer struct {
 	id  int
 	url string
 	n   int64 // transactions begun
+
+	does func(context.Context, *pgx.Conn) error // instead of the usual transactions
 }
 
 // run writes until ctx ends. A connection that is lost is opened again: servers die in these tests.
@@ -154,6 +158,12 @@ func (w *writer) session(ctx context.Context, conn *pgx.Conn) error {
 
 // next does one transaction.
 func (w *writer) next(ctx context.Context, conn *pgx.Conn) error {
+	if w.does != nil {
+		return w.does(ctx, conn)
+	}
+	if w.streaming && w.rnd.IntN(12) == 0 {
+		return w.streamed(ctx, conn)
+	}
 	if w.more && w.rnd.IntN(40) == 0 {
 		return w.prepared(ctx, conn)
 	}

@@ -68,16 +68,19 @@ func (d *ddl) prepare(make bool) error {
 		if err != nil {
 			return err
 		}
-		if p == nil {
-			live, err := d.live(t.Qualified())
-			if err != nil {
-				return err
-			}
-			if live != nil || !make {
-				continue
-			}
+		live, err := d.live(t.Qualified())
+		if err == nil && live == nil && p != nil {
+			live, err = d.live(p.dest)
+		}
+		if err != nil {
+			return err
+		}
+		switch {
+		case live == nil && !make || live != nil && p == nil:
+			continue
+		case live == nil: // the books may know it still, from changes that had nothing to change here
 			t.Made = true
-		} else {
+		default:
 			known.Dropped = append(known.Dropped, gone(p.table, &t)...)
 		}
 		d.anew[t.OID] = true // a copy brings its rows

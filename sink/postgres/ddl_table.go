@@ -103,6 +103,9 @@ func (d *ddl) altering(shape *decode.TableShape) (*altering, error) {
 	if err := a.look(); err != nil {
 		return nil, err
 	}
+	if a.live == nil && shape.Made { // all of it is made
+		a.page = nil
+	}
 	if a.live == nil && !shape.Made {
 		if a.page != nil && a.page.dest != a.next.dest {
 			was, err := d.live(a.page.dest)

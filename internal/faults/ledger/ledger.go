@@ -18,14 +18,16 @@ const OK = "ok"
 // Entry is one run.
 type Entry struct {
 	Seed     uint64  `json:"seed"`
-	Commit   string  `json:"commit"`  // of the code, abbreviated
-	Seconds  float64 `json:"s"`       // wall-clock time
-	Kills    int     `json:"kills"`   // processes ended by SIGKILL
-	Cuts     int     `json:"cuts"`    // links cut, half-open or refused; sessions terminated
-	Restarts int     `json:"starts"`  // databases stopped at once and started, NATS stores rolled back
-	Rows     int64   `json:"rows"`    // compared and equal
-	Commits  int64   `json:"commits"` // transactions written while the faults happened
-	Result   string  `json:"result"`  // OK, or what was wrong
+	Commit   string  `json:"commit"`             // of the code, abbreviated
+	Seconds  float64 `json:"s"`                  // wall-clock time
+	Kills    int     `json:"kills"`              // processes ended by SIGKILL
+	Cuts     int     `json:"cuts"`               // links cut, half-open or refused; sessions terminated
+	Restarts int     `json:"starts"`             // databases stopped at once and started, NATS stores rolled back
+	Rows     int64   `json:"rows"`               // compared and equal
+	Commits  int64   `json:"commits"`            // transactions written while the faults happened
+	Streamed int64   `json:"streamed,omitempty"` // of them, sent before their ends
+	Schema   int64   `json:"ddl,omitempty"`      // schema changes among them
+	Result   string  `json:"result"`             // OK, or what was wrong
 }
 
 // Read gives a ledger's entries; of a file that isn't there, none. A last line that an interrupt tore is left out.
@@ -83,6 +85,7 @@ type Totals struct {
 	Runs, Failed          int
 	Kills, Cuts, Restarts int
 	Rows, Commits         int64
+	Streamed, Schema      int64
 	Seconds               float64
 	Commit                map[string]int // runs of each commit
 }
@@ -100,6 +103,8 @@ func Sum(all []Entry) Totals {
 		t.Restarts += e.Restarts
 		t.Rows += e.Rows
 		t.Commits += e.Commits
+		t.Streamed += e.Streamed
+		t.Schema += e.Schema
 		t.Seconds += e.Seconds
 		t.Commit[e.Commit]++
 	}
@@ -108,6 +113,6 @@ func Sum(all []Entry) Totals {
 
 // String is for people.
 func (t Totals) String() string {
-	return fmt.Sprintf("%d runs, %d failed; %d kills, %d cuts, %d restarts; %d rows compared, %d transactions written; %.0f s of runs",
-		t.Runs, t.Failed, t.Kills, t.Cuts, t.Restarts, t.Rows, t.Commits, t.Seconds)
+	return fmt.Sprintf("%d runs, %d failed; %d kills, %d cuts, %d restarts; %d rows compared, %d transactions written, %d of them sent before their ends, %d schema changes; %.0f s of runs",
+		t.Runs, t.Failed, t.Kills, t.Cuts, t.Restarts, t.Rows, t.Commits, t.Streamed, t.Schema, t.Seconds)
 }
