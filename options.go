@@ -400,7 +400,7 @@ func WithRules(r ...rules.Rule) WorkerOption {
 // WithBatchSize limits a batch, in changes. 1 to 1,000,000, default 10,000.
 func WithBatchSize(n int) WorkerOption { return func(w *workerConfig) { w.batchSize = n } }
 
-// WithBatchBytes limits a batch, in bytes of its changes; a larger change makes a batch of its own.
+// WithBatchBytes limits a batch, in bytes of its changes as they came and of their decoded values; a larger change makes a batch of its own.
 // 1 KiB to 1 GiB, default 8 MiB.
 func WithBatchBytes(n int) WorkerOption { return func(w *workerConfig) { w.batchBytes = n } }
 

@@ -101,7 +101,7 @@ func literal(s string) string { return pgsession.Literal(s) }
 func (s *Sink) newDDL(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, ch *decode.SchemaChange) *ddl {
 	worker := *st
 	worker.Worker = laneOwner(st.Worker) // one's books are all lanes'
-	d := &ddl{ctx: ctx, sink: s, pg: pg, st: &worker, change: ch, anew: map[uint32]bool{}}
+	d := &ddl{ctx: ctx, sink: s, pg: pg, st: &worker, change: checked(ch), anew: map[uint32]bool{}}
 	d.books = &structures{ctx: ctx, pg: pg, table: s.books.structures, st: &worker}
 	return d
 }
