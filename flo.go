@@ -185,7 +185,8 @@ func (f *Flo) RemoveWorker(ctx context.Context, name string) error {
 }
 
 // Drop removes what flo made for the group: slot, publications, streams, state. Nothing may run. Sinks
-// keep what they hold. What is gone already is no error.
+// keep what they hold, and their checkpoints: to begin again with the same group takes WithResync (see
+// Replicator.Drop). What is gone already is no error.
 func (f *Flo) Drop(ctx context.Context) error { return f.replicator.Drop(ctx) }
 
 // link is a way to JetStream, and how to give it up.

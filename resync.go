@@ -18,6 +18,10 @@ import (
 // option waits until the group's replicator has done what the token asks for, and takes the new stream whatever the
 // sink's checkpoint says.
 //
+// Where NATS has lost stream and state, a slot of the group's name and kind that nobody uses is taken for the group's;
+// one that was named by WithSlot is left alone, and the error names the command that drops it. A stream whose settings
+// were changed (ErrStreamSettings) is replaced too.
+//
 // A group of which NATS has lost everything, and one that was dropped, has forgotten its tokens too: leave the option
 // out again when it has done its work.
 func WithResync(token string) CommonOption { return func(c *config) { c.resync = token } }
