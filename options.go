@@ -304,7 +304,8 @@ func WithPassword(f func(context.Context) (string, error)) ReplicatorOption {
 }
 
 // WithTables names what is replicated: "schema.table", exact, no folding of case; without a schema it
-// is "public"; '*' stands for any characters; '"' quotes. None: all tables that exist at start.
+// is "public"; '*' stands for any characters; '"' quotes. None: all tables that exist at start. Each has to match a
+// table when Run starts, else it ends with ErrTables.
 func WithTables(patterns ...string) ReplicatorOption {
 	return func(c *config) { c.tables = append(c.tables, patterns...) }
 }

@@ -149,6 +149,15 @@ func (x *resync) slots(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 	}
+	if !ours && rec.Slot == "" && cfg.slot == defaultSlot(cfg.group) {
+		// NATS has lost all that was known, and the slot is what is left of it, by its name and kind. One that is in
+		// use is another's, or of a replicator that still runs.
+		if slot.Active {
+			return nil, fmt.Errorf("%w: slot %q is in use by process %d at the source, and nothing tells that it is this group's: stop what uses it, if that is a replicator of this group, "+
+				"and start again; otherwise choose another group, or another slot by WithSlot", ErrSlotTaken, cfg.slot, slot.ActivePID)
+		}
+		ours = true
+	}
 	if !ours {
 		return nil, fmt.Errorf("%w: slot %q exists at the source, and the group is not known to have made it; %s", ErrStreamLost, cfg.slot, remedy)
 	}

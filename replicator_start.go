@@ -173,8 +173,7 @@ func (s *replication) decide(ctx context.Context) (bool, error) {
 	}
 	if s.tailSeq == 0 {
 		if !missing {
-			return false, fmt.Errorf("%w: the slot %q exists at the source, and the stream holds nothing: the stream was deleted or emptied, or another application's slot has this name. "+
-				"If it is this group's, run WithResync and a new token, or call Drop, to start over, and should the slot stay, drop it by hand; if it is another's, choose another group, or another slot by WithSlot", ErrStreamLost, s.r.cfg.slot)
+			return false, s.orphaned(ctx)
 		}
 		return true, nil
 	}
@@ -199,6 +198,20 @@ func (s *replication) decide(ctx context.Context) (bool, error) {
 		return true, nil
 	}
 	return false, err
+}
+
+// orphaned is a slot without a stream.
+func (s *replication) orphaned(ctx context.Context) error {
+	way := "run WithResync and a new token to start over"
+	rec, err := s.store.Replicator(ctx)
+	if err != nil && !errors.Is(err, state.ErrNotFound) {
+		return err
+	}
+	if slot := s.r.cfg.slot; rec.Slot != slot && slot != defaultSlot(s.r.cfg.group) { // which WithResync leaves alone
+		way = fmt.Sprintf("drop it (SELECT pg_drop_replication_slot('%s')) and run WithResync and a new token to start over", slot)
+	}
+	return fmt.Errorf("%w: the slot %q exists at the source, and the stream holds nothing: the stream was deleted or emptied, or another application's slot has this name. "+
+		"If it is this group's, %s; if it is another's, choose another group, or another slot by WithSlot", ErrStreamLost, s.r.cfg.slot, way)
 }
 
 // lostHistory reports whether an error says that the stream can't be continued.

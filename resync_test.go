@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/sink"
@@ -74,6 +76,13 @@ func TestAResyncIsTheWayOutOfEveryStop(t *testing.T) {
 		}, flo.ErrGap},
 		{"stream deleted", deleteStream, flo.ErrStreamLost},
 		{"bucket deleted", deleteBucket, flo.ErrStreamLost},
+		{"stream's settings changed", func() {
+			c := p.stream(ctx).CachedInfo().Config
+			c.MaxMsgs, c.Discard = 2, jetstream.DiscardOld
+			if _, err := p.jetStream().UpdateStream(ctx, c); err != nil {
+				t.Fatal(err)
+			}
+		}, flo.ErrStreamSettings},
 		{"stream and bucket and slot deleted", func() { deleteStream(); deleteBucket(); dropSlot() }, nil},
 		{"message missing", func() {
 			s := p.stream(ctx)
@@ -109,6 +118,20 @@ func TestAResyncIsTheWayOutOfEveryStop(t *testing.T) {
 	if now := p.incarnation(ctx); now != made {
 		t.Error("an earlier token has started over again")
 	}
+}
+
+// The slot of the group's own name is all that is left of it.
+func TestAResyncTakesTheSlotThatIsLeftWhenNATSHasLostEverything(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	copied(t, ctx, p)
+	err := errors.Join(p.jetStream().DeleteStream(ctx, streamName), p.jetStream().DeleteKeyValue(ctx, streamName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.src.Exec(t, `DELETE FROM t WHERE id < 50; INSERT INTO t VALUES (1000, 'in the gap')`)
+	wantStop(t, p.launch(ctx, flo.WithSink(p.sink())).ends(ctx), flo.ErrStreamLost, "WithResync")
+	p.startsOver(ctx, "all gone")
 }
 
 // Whatever step was the last, the next start finishes what was begun, and only once.
