@@ -22,6 +22,16 @@ func attemptAfter(before uint32) uint32 {
 	return max(before+1, uint32(max(time.Since(attemptEpoch)/time.Second, 0)))
 }
 
+// newAttempts gives what numbers the attempts of one replicator: by the clock, and never twice the same, also not within
+// a second in which the stream was rolled back.
+func newAttempts() func(before uint32) uint32 {
+	var last uint32
+	return func(before uint32) uint32 {
+		last = max(attemptAfter(before), last+1)
+		return last
+	}
+}
+
 // nextAttempt numbers the attempt that this session is about to begin: above the stream's last, and above all that
 // workers have told of. A clock may have run ahead when the last was numbered, and the stream have lost that since.
 func (s *replication) nextAttempt(ctx context.Context) (uint32, error) {

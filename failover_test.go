@@ -235,26 +235,40 @@ func TestAFailoverSlotGoesOnOnThePromotedStandby(t *testing.T) {
 	r.running()
 }
 
+// fromStandby is a pipeline with a table, a publication of it, and a standby that has both.
+func fromStandby(t *testing.T, ctx context.Context, opts ...flotest.ServerOption) (p *pipeline, standby *flotest.DB) {
+	t.Helper()
+	primary := flotest.NewServer(t)
+	p = newPipeline(t, smallTable)
+	p.use(primary.NewDB(t))
+	flotest.RequireVersion(t, p.src, 16) // logical decoding on a standby
+	p.src.Exec(t, smallTable)
+	p.src.Exec(t, `CREATE PUBLICATION everything FOR TABLE t; INSERT INTO t SELECT i, 'copied' FROM generate_series(1, 1000) i`)
+	standby = p.on(standbyOf(t, ctx, primary, opts...))
+	p.replayed(ctx, standby)
+	return p, standby
+}
+
+// streamStandby runs flo on the standby until it has its slot there.
+func (p *pipeline) streamStandby(ctx context.Context, standby *flotest.DB) *run {
+	p.t.Helper()
+	r := p.launch(ctx, flo.WithSource(standby.URL), flo.WithPublication("everything"), flo.WithSink(p.sink()))
+	eventually(p.t, ctx, "the slot is made", func() bool { // it waits for what a primary logs every 15 s, or now
+		r.running()
+		p.src.Exec(p.t, `SELECT pg_log_standby_snapshot()`)
+		return standby.QueryString(p.t, `SELECT count(*) FROM pg_replication_slots WHERE slot_name = '`+p.slot()+`' AND active AND confirmed_flush_lsn IS NOT NULL`) == "1"
+	})
+	return r
+}
+
 // The source is a standby, on which nothing can be written: the publication is made on the primary.
 func TestAStandbyIsCopiedAndStreamed(t *testing.T) {
 	long(t)
 	parallel(t)
 	ctx := testContext(t)
-	primary := flotest.NewServer(t)
-	p := newPipeline(t, smallTable)
-	p.use(primary.NewDB(t))
-	flotest.RequireVersion(t, p.src, 16) // logical decoding on a standby
-	p.src.Exec(t, smallTable)
-	p.src.Exec(t, `CREATE PUBLICATION everything FOR TABLE t; INSERT INTO t SELECT i, 'copied' FROM generate_series(1, 1000) i`)
-	standby := p.on(standbyOf(t, ctx, primary, flotest.WithSetting("hot_standby_feedback", "on")))
-	p.replayed(ctx, standby)
+	p, standby := fromStandby(t, ctx, flotest.WithSetting("hot_standby_feedback", "on"))
 	for range 2 {
-		r := p.launch(ctx, flo.WithSource(standby.URL), flo.WithPublication("everything"), flo.WithSink(p.sink()))
-		eventually(t, ctx, "the slot is made", func() bool { // it waits for what a primary logs every 15 s, or now
-			r.running()
-			p.src.Exec(t, `SELECT pg_log_standby_snapshot()`)
-			return standby.QueryString(t, `SELECT count(*) FROM pg_replication_slots WHERE slot_name = '`+p.slot()+`' AND active AND confirmed_flush_lsn IS NOT NULL`) == "1"
-		})
+		r := p.streamStandby(ctx, standby)
 		p.src.Exec(t, `INSERT INTO t SELECT max(id) + 1, 'streamed' FROM t; UPDATE t SET v = v || '.' WHERE id % 7 = 0; DELETE FROM t WHERE id % 11 = 0`)
 		p.catchUp(ctx)
 		p.equal(ctx)

@@ -315,11 +315,12 @@ func (r *Replicator) Drop(ctx context.Context) error {
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
 		return err
 	}
+	var holds []*state.Hold
 	if err == nil {
-		holds, err := r.claimAll(ctx, store)
+		holds, err = r.claimAll(ctx, store)
 		defer func() {
 			for _, h := range holds {
-				h.Release(ctx) // of a bucket that is gone by then, if all went well
+				h.Release(ctx)
 			}
 		}()
 		if err != nil {
@@ -349,7 +350,13 @@ func (r *Replicator) Drop(ctx context.Context) error {
 	if store == nil {
 		return nil
 	}
-	return store.Drop(ctx)
+	if err := store.Drop(ctx); err != nil {
+		return err
+	}
+	for _, h := range holds {
+		h.Forget()
+	}
+	return nil
 }
 
 // slotIsOurs reports whether the group has made the slot, or was about to: its stream or its record says so. Of a

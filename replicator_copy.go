@@ -100,7 +100,7 @@ func (s *replication) putCopy(ctx context.Context, subject string, body []byte) 
 	s.gate.add(len(body))
 	at := wire.Point{End: s.slot.Point}
 	b := pack.NewBatch(wire.Header{
-		Kind: wire.Copy, Session: s.id, Attempt: s.attempt, Start: s.start, Timeline: uint32(s.sys.Timeline), From: at, To: at,
+		Kind: wire.Copy, Session: s.id, Attempt: s.attempt, Start: s.start, Timeline: s.tailTimeline(), From: at, To: at,
 	}, body)
 	err := s.pub.Publish(ctx, subject, b.Messages(s.stream.MaxPayload()), nil)
 	crashpoint.Reached(crashpoint.CopySent)

@@ -166,9 +166,13 @@ func (r *Replicator) lookAtWAL(ctx context.Context, conn *pgx.Conn, g *walGuard)
 		return err
 	}
 	r.status.update(func(st *ReplicatorStatus) { st.WALKept, st.WALStatus = slot.RetainedBytes, slot.WALStatus })
-	if slot.WALStatus != "unreserved" && !slot.Lost() {
+	switch {
+	case slot.Lost():
+		why, how := slot.LostBecause()
+		r.warn(ctx, fmt.Sprintf("%s%q was invalidated: %s; %s", warnWALStatus, r.cfg.slot, why, how))
+	case slot.WALStatus != "unreserved":
 		r.status.clearWarnings(warnWALStatus)
-	} else {
+	default:
 		r.warn(ctx, fmt.Sprintf("%swal_status of %q is %s: the source is short of max_slot_wal_keep_size", warnWALStatus, r.cfg.slot, slot.WALStatus))
 	}
 	over, act := g.over(slot.RetainedBytes)

@@ -57,11 +57,13 @@ type replication struct {
 	tables    []source.Table      // of the group
 	entries   map[uint32][]uint32 // what publishes them, where somebody else owns the publications
 	lineage   lineage
-	round     []source.Table  // those that this session copies
-	slot      *source.NewSlot // holds the snapshot until the copy has imported it
-	made      bool            // this session made the group's slot
-	lineages  lineages
-	schema    schemaTracking
+	// lineageSeq is the message that says the same, 0 if this session wrote none.
+	lineageSeq uint64
+	round      []source.Table  // those that this session copies
+	slot       *source.NewSlot // holds the snapshot until the copy has imported it
+	made       bool            // this session made the group's slot
+	lineages   lineages
+	schema     schemaTracking
 
 	acked      ackedPositions
 	lastCommit atomic.Pointer[commitStamp] // of the last transaction that was received
@@ -250,8 +252,9 @@ func (s *replication) checkResume(slot source.SlotInfo, missing bool) error {
 	switch {
 	case missing:
 		return fmt.Errorf("%w: slot %q no longer exists, though the stream stands at %s; %s", ErrSlotLost, name, s.tail.End, remedy)
-	case slot.WALStatus == "lost" || slot.InvalidationReason != "":
-		return fmt.Errorf("%w: slot %q was invalidated (wal_status %q %s); %s, and raise max_slot_wal_keep_size", ErrSlotLost, name, slot.WALStatus, slot.InvalidationReason, remedy)
+	case slot.Lost():
+		why, how := slot.LostBecause()
+		return fmt.Errorf("%w: slot %q was invalidated: %s; %s, and %s", ErrSlotLost, name, why, remedy, how)
 	case slot.Plugin != "pgoutput" || slot.Database != s.sys.Database:
 		return fmt.Errorf("%w: slot %q is of plugin %q and database %q, not pgoutput and %q; %s", ErrSlotLost, name, slot.Plugin, slot.Database, s.sys.Database, remedy)
 	case slot.ConfirmedFlush > s.tail.End:
@@ -262,6 +265,15 @@ func (s *replication) checkResume(slot source.SlotInfo, missing bool) error {
 			ErrSourceChanged, s.tail.End, s.sys.Pos, remedy)
 	}
 	return nil
+}
+
+// tailTimeline is what messages name as the timeline that they stand on: 0 if that may become another one while they are
+// read, which it does when the standby that is read from is promoted, or follows another that is.
+func (s *replication) tailTimeline() uint32 {
+	if s.sys.InRecovery {
+		return 0
+	}
+	return uint32(s.sys.Timeline)
 }
 
 // checkTimeline refuses a server whose history left the tail's timeline before the tail: a standby
@@ -426,6 +438,11 @@ func (s *replication) publishStart(ctx context.Context) error {
 		s.round, s.copyDone, s.noCopy = nil, true, true
 	}
 	s.lineage = begun(s.attempt, tableIDs(s.round))
+	if !s.noCopy {
+		if err := s.keepLineage(ctx, s.attempt, s.lineage.base, s.lineage.latest); err != nil {
+			return err
+		}
+	}
 	point := s.slot.Point
 	body, err := wire.AppendJSON(room(), wire.RecStart, wire.Start{
 		Attempt: s.attempt, Point: point, Slot: s.r.cfg.slot, System: s.sys.ID, Database: s.sys.Database,
@@ -488,6 +505,8 @@ func (s *replication) openPublisher(ctx context.Context) error {
 		return err
 	}
 	s.acked.init(s.r.cfg.replayWindow, s.tail.End)
+	tail := s.tail
+	s.stored.Store(&tail)
 	pub.OnAck(s.onAck)
 	s.pub = pub
 	return nil
@@ -496,7 +515,7 @@ func (s *replication) openPublisher(ctx context.Context) error {
 // put publishes markers: body begins with room for the header. to is where they bring the stream.
 func (s *replication) put(ctx context.Context, body []byte, to wire.Point) error {
 	b := pack.NewBatch(wire.Header{
-		Kind: wire.Changes, Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, NoCopy: s.noCopy, Start: s.start, Timeline: uint32(s.sys.Timeline), From: s.tail, To: to,
+		Kind: wire.Changes, Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, NoCopy: s.noCopy, Start: s.start, Timeline: s.tailTimeline(), From: s.tail, To: to,
 	}, body)
 	s.tail = to
 	return s.pub.Publish(ctx, s.stream.ChangesSubject(), b.Messages(s.stream.MaxPayload()), b)

@@ -114,7 +114,7 @@ func (s *replication) run(ctx context.Context) error {
 	s.acked.spare = st.spare
 	conn.SetLazy(true) // it notices load itself
 	st.packer = pack.New(pack.Config{
-		Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, NoCopy: s.noCopy, Start: s.start, Timeline: uint32(s.sys.Timeline), Tail: s.tail, Target: s.target(),
+		Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, NoCopy: s.noCopy, Start: s.start, Timeline: s.tailTimeline(), Tail: s.tail, Target: s.target(),
 	})
 	g.Go(func() error { return st.send(gctx) })
 	g.Go(func() error {
@@ -213,7 +213,7 @@ func (st *streaming) own(ctx, stop context.Context) error {
 			if err := st.frame(ctx, ev.Data); err != nil {
 				return err
 			}
-			if st.frames++; st.frames%housekeepingFrames != 0 {
+			if st.frames++; st.frames%housekeepingFrames != 0 && !st.copyEnded() {
 				continue
 			}
 		case source.Keepalive:
@@ -239,6 +239,17 @@ func (st *streaming) own(ctx, stop context.Context) error {
 		return nil
 	}
 	return st.hand(ctx)
+}
+
+// copyEnded reports whether the end of the copy is still to be marked. The marker may not wait: while it is not there
+// nothing of `changes` is purged, and what stands in front of it goes past a closed gate.
+func (st *streaming) copyEnded() bool {
+	select {
+	case <-st.copied:
+		return true
+	default:
+		return false
+	}
 }
 
 // undecodable is what an internal error of the server in mid-stream means. While PostgreSQL makes a

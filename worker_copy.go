@@ -2,7 +2,6 @@ package flo
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,8 +14,6 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/bus"
-	"github.com/pgflo/flo/internal/crashpoint"
-	"github.com/pgflo/flo/internal/pack"
 	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/rules"
 	"github.com/pgflo/flo/sink"
@@ -39,7 +36,8 @@ type copyTable struct {
 const (
 	// attemptPoll is how often a worker that waits for a copy looks whether a later attempt has begun.
 	attemptPoll = time.Second
-	// beginPoll is how often it looks for the copy's beginning, which waits for the snapshot.
+	// beginPoll is how often it looks for the copy's beginning, which waits for the snapshot; and the first time of one that
+	// waits for the stream's.
 	beginPoll = 50 * time.Millisecond
 )
 
@@ -71,12 +69,6 @@ type drainer struct {
 	marks  sequenceMarks
 	tasks  chan copyTask
 	mu     sync.Mutex
-}
-
-type copyTask struct {
-	t     *copyTable
-	chunk wire.CopyChunk
-	mark  *sequenceMark
 }
 
 // copyQueue is how many chunks wait for a free connection of the sink.
@@ -204,96 +196,6 @@ func (d *drainer) keepTogether(ctx context.Context) {
 	for _, table := range d.round.tables {
 		d.drop(table)
 	}
-}
-
-// describe reads what the round's tables look like. It waits for their snapshot.
-func (d *drainer) describe(ctx context.Context) error {
-	subject := d.stream.CopyBeginSubject(d.round.attempt)
-	looked := time.Now()
-	for seq := uint64(1); ; {
-		missing := 0
-		for table := range d.unread {
-			if d.tables[table] == nil {
-				missing++
-			}
-		}
-		if missing == 0 {
-			break
-		}
-		m, err := d.stream.Next(ctx, seq, subject)
-		if errors.Is(err, bus.ErrEmpty) {
-			if time.Since(looked) > attemptPoll {
-				looked = time.Now()
-				if err := d.supersede(ctx); err != nil {
-					return err
-				}
-			}
-			if err := pollWait(ctx, beginPoll); err != nil {
-				return err
-			}
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		seq = m.Seq + 1
-		h, body, err := wire.Parse(m.Data)
-		if err != nil {
-			return fmt.Errorf("flo: copy message %d: %w", m.Seq, err)
-		}
-		if body, ok, _ := d.parts.add(m.Seq, &h, body); ok {
-			if err := wire.Walk(body, func(rec wire.Record) error { return d.describeTable(ctx, rec) }); err != nil {
-				return err
-			}
-		}
-	}
-	if d.round.base == d.round.attempt && len(d.dropped) == 0 { // this one has all tables
-		d.warnOfUnmet(ctx)
-	}
-	return nil
-}
-
-// describeTable takes one record of what begins a round.
-func (d *drainer) describeTable(ctx context.Context, rec wire.Record) error {
-	if rec.Type == wire.RecDescribe {
-		return d.parser.DescribeJSON(rec.Data)
-	}
-	var cb wire.CopyBegin
-	if err := rec.JSON(&cb); err != nil {
-		return err
-	}
-	rel, err := d.parser.Relation(cb.Relation)
-	if err != nil || !d.unread[cb.Table] {
-		return err
-	}
-	if err := d.letters.copiedAfresh(ctx, &cb); err != nil {
-		return err
-	}
-	b, err := d.bind(ctx, rel)
-	if err != nil {
-		return &SinkError{Worker: d.opt.name, Copy: &decode.CopyID{Point: cb.Point, Table: cb.Table, Attempt: cb.Attempt}, Table: rel.Qualified(), Err: fmt.Errorf("rule: %w", err)}
-	}
-	schema, err := d.shapeOf(&cb)
-	if err != nil {
-		return err
-	}
-	d.tables[cb.Table] = &copyTable{in: rel, binding: b, table: sink.CopyTable{
-		Relation: b.Out, From: rel, Source: cb.Table, Attempt: cb.Attempt, Point: cb.Point, Base: d.round.base, Kept: d.round.kept, Filtered: b.Copied != nil,
-		Schema: schema,
-	}}
-	return nil
-}
-
-// shapeOf reads a table's structure, as the rules leave it; nil if the round doesn't tell.
-func (d *drainer) shapeOf(cb *wire.CopyBegin) (*decode.SchemaChange, error) {
-	if len(cb.Schema) == 0 {
-		return nil, nil
-	}
-	s := &decode.SchemaChange{}
-	if err := json.Unmarshal(cb.Schema, s); err != nil {
-		return nil, fmt.Errorf("%w: structure of table %d: %w", wire.ErrFormat, cb.Table, err)
-	}
-	return d.rules.Schema(s)
 }
 
 // resume takes out the tables that ended below from: all of them is in the sink.
@@ -519,92 +421,4 @@ func (d *drainer) copyCheckpoint(seq uint64) decode.Checkpoint {
 	cp.Incarnation = d.stream.Incarnation()
 	cp.CopyAttempt, cp.CopySeq, cp.Skip = d.round.attempt, seq, d.skip
 	return cp
-}
-
-func (d *drainer) writeChunks(ctx context.Context) error {
-	for task := range d.tasks {
-		t := task.t
-		if !t.dropped.Load() {
-			if err := d.deliver(ctx, &task); err != nil {
-				return err
-			}
-		}
-		crashpoint.Reached(crashpoint.CopyWritten)
-		t.mu.Lock()
-		t.pending--
-		last := t.pending == 0 && t.end != nil
-		t.mu.Unlock()
-		d.status.rowsCopied(task.chunk.Rows)
-		d.progress(task.mark)
-		if last {
-			if err := d.endTable(ctx, t); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (d *drainer) writeChunk(ctx context.Context, task *copyTask) error {
-	t, c := task.t, &task.chunk
-	chunk := &sink.CopyChunk{Table: t.table, ID: c.ID, Rows: c.Rows, Data: c.Data, Epoch: d.epoch}
-	if t.binding.Copied != nil {
-		var err error
-		if chunk.Data, chunk.Rows, err = ruledChunk(t, c); err != nil {
-			return d.copyError(t, c.ID, sink.Permanent(err))
-		}
-	}
-	pack.CollectBefore(len(chunk.Data))
-	return d.copyError(t, c.ID, d.feed.copy.WriteChunk(ctx, chunk))
-}
-
-// ruledChunk is the chunk as the rules leave it.
-func ruledChunk(t *copyTable, c *wire.CopyChunk) (data []byte, rows uint64, err error) {
-	data = make([]byte, 0, len(c.Data))
-	err = eachRow(t, c, func(ch *decode.Change) error {
-		rows++
-		data, err = decode.AppendCopyRow(data, ch.New)
-		return err
-	})
-	return data, rows, err
-}
-
-// eachRow decodes a chunk and gives the rows that the rules let pass.
-func eachRow(t *copyTable, c *wire.CopyChunk, f func(*decode.Change) error) error {
-	arena := decode.NewArena()
-	r := decode.NewCopyReader(t.in, c.Data)
-	id := c.ID
-	for {
-		row, ok, err := r.Next(arena)
-		if err != nil || !ok {
-			return err
-		}
-		ch := arena.CopiedRow(t.binding.Out, id, row)
-		id.Row++
-		if t.binding.Copied != nil {
-			keep, err := t.binding.Copied(ch)
-			if err != nil {
-				return fmt.Errorf("rule: %w", err)
-			}
-			if !keep {
-				continue
-			}
-		}
-		if err := f(ch); err != nil {
-			return err
-		}
-	}
-}
-
-// copyError says where a sink's error happened during the copy.
-func (f *feed) copyError(t *copyTable, id decode.CopyID, err error) error {
-	if err == nil {
-		return nil
-	}
-	err = f.sinkError(nil, err)
-	var e *SinkError
-	if errors.As(err, &e) {
-		e.Copy, e.Table = &id, t.in.Qualified()
-	}
-	return err
 }

@@ -71,11 +71,11 @@ func holds(h *wire.Header, end decode.LSN) bool { return h.From.End <= end && en
 // locateBeginning is for a worker that has applied nothing: it needs the stream from its beginning,
 // or from the latest attempt's.
 func (s *working) locateBeginning(ctx context.Context, cp decode.Checkpoint) (place, error) {
-	for {
+	for poll := beginPoll; ; poll = min(2*poll, rolledBackPoll) {
 		msg, err := s.stream.Next(ctx, 1, s.stream.ChangesSubject())
 		if errors.Is(err, bus.ErrEmpty) {
 			s.status.set(PhaseWaiting)
-			if err := pollWait(ctx, rolledBackPoll); err != nil {
+			if err := pollWait(ctx, poll); err != nil {
 				return place{}, err
 			}
 			continue

@@ -154,7 +154,16 @@ func (h *Hold) lose(err error) {
 	h.cancel(fmt.Errorf("%w (lease %s)", err, h.lease.Name))
 }
 
-// Release gives the lease up, so that whoever stands by takes over at once. It may be called twice.
+// Forget ends the renewing without giving the lease up: of a store that is gone.
+func (h *Hold) Forget() {
+	h.once.Do(func() {
+		h.cancel(context.Canceled)
+		<-h.ended
+	})
+}
+
+// Release gives the lease up, so that whoever stands by takes over at once. It, or Forget,
+// may be called twice.
 func (h *Hold) Release(ctx context.Context) error {
 	var err error
 	h.once.Do(func() {

@@ -83,6 +83,9 @@ func (b *bench) profile(r *result) (stop func() error, err error) {
 		return func() error { return nil }, nil
 	}
 	r.profile = filepath.Join(b.profiles, strings.NewReplacer(" ", "_", ",", "").Replace(r.group+"_"+r.name)+".pprof")
+	if err := os.MkdirAll(b.profiles, 0o755); err != nil {
+		return nil, err
+	}
 	f, err := os.Create(r.profile)
 	if err != nil {
 		return nil, err

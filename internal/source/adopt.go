@@ -144,7 +144,7 @@ func wholeTables(ctx context.Context, conn *pgx.Conn, tables []Table) (map[uint3
 	for i := range tables {
 		oids[i] = tables[i].OID
 	}
-	return readColumns(ctx, conn, oids)
+	return readColumns(ctx, conn, oids, nil)
 }
 
 // judge says why a table can't be taken as it is published, or what to warn of.

@@ -14,6 +14,7 @@ const (
 	shortRead   = 64 << 10             // a read below it has emptied the socket
 	lazyPause   = 5 * time.Millisecond // the longest pause before the next read
 	busyBytes   = 16 << 10             // bytes in one pause's time that count as load (about 3 MB/s)
+	quietPauses = 4                    // so many times a pause without load end it
 	pollTimeout = 100 * time.Microsecond
 )
 
@@ -34,7 +35,7 @@ type pacedConn struct {
 	reads uint64        // reads from the socket
 
 	lazy     bool
-	busy     bool      // the stream is under load: pausing brings bytes together
+	busy     int       // above 0 the stream is under load: pausing brings bytes together
 	last     int       // bytes that the last read brought
 	since    time.Time // of the count of bytes that decides about busy
 	gathered int
@@ -94,7 +95,7 @@ func (c *pacedConn) buffered() int { return c.w - c.r }
 // fill reads from the socket once.
 func (c *pacedConn) fill(p []byte) (int, error) {
 	c.now = time.Now()
-	if c.lazy && c.busy && c.last < shortRead {
+	if c.lazy && c.busy > 0 && c.last < shortRead {
 		c.pause()
 	}
 	if c.until.IsZero() {
@@ -130,17 +131,15 @@ func (c *pacedConn) fill(p []byte) (int, error) {
 
 // pause lets bytes come together. The wait of the caller starts behind it.
 func (c *pacedConn) pause() {
-	d := lazyPause
-	if c.wait > 0 {
-		d = min(d, c.wait)
-	}
-	if d = min(d, c.due.Sub(c.now)); d > 0 {
+	if d := min(lazyPause, c.due.Sub(c.now)); d > 0 {
+		wakeAt(c.Conn, shortRead)
 		time.Sleep(d)
+		wakeAt(c.Conn, 1)
 		c.now = time.Now()
 	}
 }
 
-// judge decides whether there is load: enough bytes within the time of a pause. Without load there is
+// judge decides whether there is load: enough bytes within the time of a pause, or a moment ago. Without load there is
 // no pause, so an idle source's next change is read as it comes.
 func (c *pacedConn) judge(n int) {
 	c.gathered += n
@@ -148,6 +147,10 @@ func (c *pacedConn) judge(n int) {
 	if age < lazyPause {
 		return
 	}
-	c.busy = float64(c.gathered)*float64(lazyPause) >= busyBytes*float64(age)
+	if float64(c.gathered)*float64(lazyPause) >= busyBytes*float64(age) {
+		c.busy = quietPauses
+	} else if c.busy > 0 {
+		c.busy--
+	}
 	c.gathered, c.since = 0, c.now
 }

@@ -265,44 +265,47 @@ func ensureAll(ctx context.Context, tx pgx.Tx, name string) error {
 // PublishedTables reads the tables that the publications publish, with their row filters and column
 // lists, which hold for the copy too. Schema flo is left out. ErrSource if a publication is missing.
 func (c Config) PublishedTables(ctx context.Context, conn *pgx.Conn, publications []string) ([]Table, error) {
-	columns := "NULL::text[], ''"
+	limits := "NULL::text[], ''"
 	if pgsession.Version(conn.PgConn()) >= 150000 {
-		columns = "pt.attnames::text[], COALESCE(pt.rowfilter, '')"
+		limits = "pt.attnames::text[], COALESCE(pt.rowfilter, '')"
 	}
-	rows, err := conn.Query(ctx, `SELECT c.oid, `+columns+` FROM pg_publication_tables pt
+	rows, err := conn.Query(ctx, `SELECT c.oid, `+limits+` FROM pg_publication_tables pt
 		JOIN pg_namespace n ON n.nspname = pt.schemaname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = pt.tablename
 		WHERE pt.pubname = ANY ($1) AND pt.schemaname <> $2`, publications, Schema)
 	if err != nil {
 		return nil, fmt.Errorf("source: reading the publications: %w", err)
 	}
-	type limits struct {
+	var (
+		oids    []uint32
+		oid     uint32
 		columns []string
 		filter  string
-	}
-	var (
-		oids  []uint32
-		oid   uint32
-		l     limits
-		limit = make(map[uint32]limits)
+		filters = make(map[uint32]string)
+		listed  = make(sentColumns)
 	)
-	if _, err := pgx.ForEachRow(rows, []any{&oid, &l.columns, &l.filter}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&oid, &columns, &filter}, func() error {
 		oids = append(oids, oid)
-		limit[oid] = limits{slices.Clone(l.columns), l.filter}
+		filters[oid] = filter
+		if columns != nil {
+			listed[oid] = slices.Clone(columns)
+		}
 		return nil
 	}); err != nil {
 		return nil, fmt.Errorf("source: reading the publications: %w", err)
 	}
-	tables, err := readTables(ctx, conn, oids)
+	var sent sentColumns
+	if pgsession.Version(conn.PgConn()) >= sendsGenerated {
+		sent = listed
+	}
+	tables, err := readTables(ctx, conn, oids, sent)
 	if err != nil {
 		return nil, err
 	}
 	for i := range tables {
-		l := limit[tables[i].OID]
-		tables[i].RowFilter = l.filter
-		if l.columns != nil {
-			tables[i].Columns = slices.DeleteFunc(tables[i].Columns, func(col decode.Column) bool {
-				return !slices.Contains(l.columns, col.Name)
-			})
+		t := &tables[i]
+		t.RowFilter = filters[t.OID]
+		if list, limited := listed[t.OID]; limited {
+			t.Columns = slices.DeleteFunc(t.Columns, func(col decode.Column) bool { return !slices.Contains(list, col.Name) })
 		}
 	}
 	return tables, nil

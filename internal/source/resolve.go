@@ -66,7 +66,7 @@ func (c Config) ResolveTables(ctx context.Context, conn *pgx.Conn, include, excl
 	if err := r.missing(); err != nil {
 		return nil, nil, err
 	}
-	tables, err = readTables(ctx, conn, oids)
+	tables, err = readTables(ctx, conn, oids, nil)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -25,7 +25,7 @@ type SlotInfo struct {
 	RestartLSN     decode.LSN
 	// WALStatus: reserved, extended, unreserved or lost; "" before PostgreSQL 13.
 	WALStatus string
-	// InvalidationReason from PostgreSQL 17 on, "" if valid.
+	// InvalidationReason, "" if valid: from PostgreSQL 17 on the server's, of 16 whether a standby's slot was.
 	InvalidationReason string
 	// RetainedBytes of WAL that the server keeps for the slot.
 	RetainedBytes int64
@@ -34,14 +34,29 @@ type SlotInfo struct {
 // Lost reports whether the slot can't be used any more.
 func (s SlotInfo) Lost() bool { return s.WALStatus == "lost" || s.InvalidationReason != "" }
 
+// LostBecause says why a slot that is Lost was invalidated, and what keeps the next one from it.
+// https://www.postgresql.org/docs/current/view-pg-replication-slots.html
+func (s SlotInfo) LostBecause() (why, remedy string) {
+	switch s.InvalidationReason {
+	case "", "wal_removed":
+		return "its WAL was removed", "raise max_slot_wal_keep_size"
+	case conflicting:
+		return "it was in the way of what the primary sent, or its WAL was removed", "set hot_standby_feedback = on at the standby and wal_level = logical at the primary, or raise max_slot_wal_keep_size"
+	case "rows_removed":
+		return "the primary removed rows of its catalog that the slot needs", "set hot_standby_feedback = on, and primary_slot_name, at the standby"
+	case "wal_level_insufficient":
+		return "the primary's wal_level was lowered", "set wal_level = logical there"
+	case "idle_timeout":
+		return "nobody had read from it for idle_replication_slot_timeout", "raise that setting, or let a replicator run"
+	}
+	return s.InvalidationReason, "see the server's log"
+}
+
 // lostError says why, and what to do.
 func (s SlotInfo) lostError() error {
-	reason := s.InvalidationReason
-	if reason == "" {
-		reason = "its WAL was removed (max_slot_wal_keep_size)"
-	}
-	return fmt.Errorf("source: %w: slot %q: %s; changes behind %s are gone from the source: copy afresh (WithResync and a new token, or Drop)",
-		ErrSlotLost, s.Name, reason, s.ConfirmedFlush)
+	why, remedy := s.LostBecause()
+	return fmt.Errorf("source: %w: slot %q: %s; changes behind %s are gone from the source: copy afresh (WithResync and a new token, or Drop), and %s",
+		ErrSlotLost, s.Name, why, s.ConfirmedFlush, remedy)
 }
 
 // Slot reads a slot's state; the error wraps ErrSlotMissing if there is none of that name.
@@ -53,14 +68,20 @@ func (c Config) Slot(ctx context.Context, conn *pgx.Conn, name string) (SlotInfo
 	return scanSlot(rows, name)
 }
 
+// conflicting stands for the reasons that a standby's slot is invalidated for, which PostgreSQL 16 doesn't tell apart.
+const conflicting = "conflicting"
+
 // slotQuery is in text, so that a walsender takes it too.
 func slotQuery(version int, name string) string {
 	status, reason := "NULL", "NULL"
 	if version >= 130000 {
 		status = "s.wal_status"
 	}
-	if version >= 170000 {
+	switch {
+	case version >= 170000:
 		reason = "s.invalidation_reason"
+	case version >= 160000:
+		reason = "CASE WHEN s.conflicting AND pg_catalog.pg_is_in_recovery() THEN " + pgsession.Literal(conflicting) + " END"
 	}
 	return `SELECT s.plugin, s.database, s.temporary, s.active, s.active_pid, s.confirmed_flush_lsn, s.restart_lsn, ` +
 		status + `, ` + reason + `, (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()

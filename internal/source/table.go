@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -21,8 +22,8 @@ type Table struct {
 	// published by it (IdentityDefault without a primary key, or with a deferrable or generated one, can't).
 	Identity    decode.Identity
 	HasIdentity bool
-	// Columns in order, as pgoutput will describe them: without dropped and generated ones, and within
-	// the publication's column list. Key is set by the replica identity. The types have OID, Schema,
+	// Columns in order, as pgoutput will describe them: without dropped ones, within the publication's column list,
+	// and without generated ones but for those that a publication sends (see sentColumns). Key is set by the replica identity. The types have OID, Schema,
 	// Name and Kind only; Describe has the rest.
 	Columns []decode.Column
 	// Pages is the real size of the main fork in blocks (pg_relation_size, not the stale relpages).
@@ -53,20 +54,33 @@ const identityIndex = `(SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] FROM pg_i
 // (pub_contains_invalid_column in src/backend/commands/publicationcmds.c).
 const fullWithoutGenerated = 180000
 
-// hasIdentity tells whether updates and deletes can be published: what identifies a row has to be sent, and
-// generated columns are not. $2 says whether the server counts them in with FULL.
-const hasIdentity = `CASE WHEN c.relreplident = 'f'
-	THEN NOT ($2::bool AND EXISTS (SELECT FROM pg_attribute g WHERE g.attrelid = c.oid AND g.attgenerated <> '' AND NOT g.attisdropped))
-	ELSE COALESCE((SELECT bool_and(k.attgenerated = '') FROM pg_attribute k WHERE k.attrelid = c.oid AND k.attnum = ANY (COALESCE(` + identityIndex + `, '{}'))), false) END`
+// unsent are the generated columns that have to be sent for updates and deletes to be published: those that identify a
+// row. $2 says whether the server counts them in with FULL.
+const unsent = `ARRAY(SELECT g.attname::text FROM pg_attribute g WHERE g.attrelid = c.oid AND g.attgenerated <> '' AND NOT g.attisdropped
+	AND (c.relreplident = 'f' AND $2::bool OR c.relreplident <> 'f' AND g.attnum = ANY (COALESCE(` + identityIndex + `, '{}'))))`
+
+// sendsGenerated is the first version whose publications can send stored generated columns. Before 15.2
+// pg_publication_tables lists them without sending them.
+const sendsGenerated = 180000
+
+// sentColumns are the columns that publications send, by the table's OID; all that aren't generated of a table that isn't
+// there.
+// https://www.postgresql.org/docs/current/logical-replication-gencols.html
+type sentColumns map[uint32][]string
+
+// lacks reports whether a publication leaves out one of the columns.
+func (s sentColumns) lacks(table uint32, columns []string) bool {
+	return slices.ContainsFunc(columns, func(name string) bool { return !slices.Contains(s[table], name) })
+}
 
 // readTables reads the tables of these OIDs in the order of their names. One that is gone is left out.
-func readTables(ctx context.Context, conn *pgx.Conn, oids []uint32) ([]Table, error) {
+func readTables(ctx context.Context, conn *pgx.Conn, oids []uint32, sent sentColumns) ([]Table, error) {
 	if len(oids) == 0 {
 		return nil, nil
 	}
 	rows, err := conn.Query(ctx, `
 		SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relreplident::text,
-			`+hasIdentity+`,
+			c.relreplident = 'f' OR `+identityIndex+` IS NOT NULL, `+unsent+`,
 			COALESCE(pg_relation_size(c.oid) / current_setting('block_size')::int8, 0), c.relfilenode
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1)
 		ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`, oids, pgsession.Version(conn.PgConn()) >= fullWithoutGenerated)
@@ -76,16 +90,18 @@ func readTables(ctx context.Context, conn *pgx.Conn, oids []uint32) ([]Table, er
 	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Table, error) {
 		var t Table
 		var kind, identity string
-		err := row.Scan(&t.OID, &t.Schema, &t.Name, &kind, &identity, &t.HasIdentity, &t.Pages, &t.FileNode)
+		var generated []string
+		err := row.Scan(&t.OID, &t.Schema, &t.Name, &kind, &identity, &t.HasIdentity, &generated, &t.Pages, &t.FileNode)
 		if err == nil {
 			t.Kind, t.Identity = kind[0], decode.Identity(identity[0])
+			t.HasIdentity = t.HasIdentity && !sent.lacks(t.OID, generated)
 		}
 		return t, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("source: reading the tables: %w", err)
 	}
-	columns, err := readColumns(ctx, conn, oids)
+	columns, err := readColumns(ctx, conn, oids, sent)
 	if err != nil {
 		return nil, err
 	}
@@ -103,13 +119,13 @@ func readTables(ctx context.Context, conn *pgx.Conn, oids []uint32) ([]Table, er
 const typeKind = `CASE WHEN t.typtype = 'b' AND t.typcategory = 'A' THEN 'a' ELSE t.typtype::text END`
 
 // readColumns reads the columns that pgoutput describes.
-func readColumns(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32][]decode.Column, error) {
+func readColumns(ctx context.Context, conn *pgx.Conn, oids []uint32, sent sentColumns) (map[uint32][]decode.Column, error) {
 	rows, err := conn.Query(ctx, `
 		SELECT c.oid, a.attname::text, a.atttypmod, c.relreplident = 'f' OR a.attnum = ANY (COALESCE(`+identityIndex+`, '{}')),
-			t.oid, tn.nspname::text, t.typname::text, `+typeKind+`
+			t.oid, tn.nspname::text, t.typname::text, `+typeKind+`, a.attgenerated <> ''
 		FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
 			JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
-		WHERE c.oid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+		WHERE c.oid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
 		ORDER BY c.oid, a.attnum`, oids)
 	if err != nil {
 		return nil, fmt.Errorf("source: reading columns: %w", err)
@@ -121,8 +137,12 @@ func readColumns(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32
 		col   decode.Column
 		typ   decode.Type
 		kind  string
+		made  bool
 	)
-	_, err = pgx.ForEachRow(rows, []any{&table, &col.Name, &col.Modifier, &col.Key, &typ.OID, &typ.Schema, &typ.Name, &kind}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&table, &col.Name, &col.Modifier, &col.Key, &typ.OID, &typ.Schema, &typ.Name, &kind, &made}, func() error {
+		if made && sent.lacks(table, []string{col.Name}) {
+			return nil
+		}
 		if types[typ.OID] == nil {
 			t := typ
 			t.Kind = kindOf(kind)

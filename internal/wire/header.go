@@ -56,7 +56,7 @@ type Header struct {
 	// Start is the sequence of the message whose Start or Round record began Attempt; 0 in that message itself.
 	Start     uint64
 	Partition uint32 // 0; kept for partitioned groups
-	Timeline  uint32 // the source's timeline, on which To stands
+	Timeline  uint32 // the source's timeline, on which To stands; 0: unknown, as of a standby
 	// From is the point that the message continues, To the one that it reaches. Messages of kind Copy
 	// carry From == To, where `changes` stood; those of kind Staged carry zeros.
 	From, To Point

@@ -42,6 +42,7 @@ func (a *altering) create() error {
 		return err
 	}
 	a.made = true
+	a.sink.asides.note(a.shape.OID, a.next.dest, a.next.dest == a.asideName(a.shape.OID))
 	if err := a.look(); err != nil {
 		return err
 	}

@@ -96,7 +96,7 @@ func (l *lanes) take(ctx context.Context, first *Sink, st sink.Start, n int) err
 		l.all = []*Sink{first}
 	}
 	for len(l.all) < n {
-		lane := &Sink{config: first.config, books: first.books, pids: map[uint32]struct{}{}, stats: first.stats, keys: first.keys, schema: first.schema, generation: first.generation, prepared: true, pool: newPool(0)}
+		lane := &Sink{config: first.config, books: first.books, pids: map[uint32]struct{}{}, stats: first.stats, keys: first.keys, asides: first.asides, schema: first.schema, generation: first.generation, prepared: true, pool: newPool(0)}
 		l.all = append(l.all, lane)
 	}
 	l.at = l.at[:0]
@@ -387,7 +387,7 @@ func (l *lanes) spread(ctx context.Context, b *sink.Batch, st *sink.Start) error
 			continue // it has all of it
 		}
 		g.Go(func() error {
-			err := lane.writeOne(gctx, &sink.Batch{Changes: l.parts[i], Checkpoint: b.Checkpoint, Epoch: b.Epoch})
+			err := lane.writeOne(gctx, &sink.Batch{Changes: l.parts[i], Checkpoint: b.Checkpoint, Epoch: b.Epoch, Lazy: b.Lazy})
 			return place(err, l.from[i])
 		})
 	}

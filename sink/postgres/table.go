@@ -120,7 +120,11 @@ func (c *session) bind(ctx context.Context, rel *decode.Relation) (*binding, err
 	if b := c.bindings.get(rel); b != nil {
 		return b, nil
 	}
-	t, err := lookUp(ctx, c.pg, rel.Qualified(), c.replica)
+	name := rel.Qualified()
+	if aside, ok := c.asides.of(rel.OID); ok {
+		name = aside
+	}
+	t, err := lookUp(ctx, c.pg, name, c.replica)
 	if err != nil {
 		return nil, err
 	}

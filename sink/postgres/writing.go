@@ -122,7 +122,15 @@ func (w *writing) send(at int) error {
 
 func (w *writing) store() error {
 	b, st := w.batch, w.sink.start.Load()
-	if b.More || b.Checkpoint.IsZero() {
+	if b.More {
+		return nil
+	}
+	if b.Lazy && w.sink.Lags() {
+		if err := w.pipe().run(-1, commitLazily); err != nil {
+			return err
+		}
+	}
+	if b.Checkpoint.IsZero() {
 		return nil
 	}
 	cp, err := b.Checkpoint.MarshalText()
