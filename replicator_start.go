@@ -44,6 +44,7 @@ type replication struct {
 	tail     wire.Point
 	tailTime time.Time // of the commit of the tail's last transaction; zero if the tail doesn't tell
 	attempt  uint32
+	before   uint32 // the attempt that the stream had before; of a Start
 	copyDone bool   // or was, when the session began
 	noCopy   bool   // the attempt began without a copy
 	start    uint64 // sequence of the message that began the attempt
@@ -318,7 +319,11 @@ func (s *replication) begin(ctx context.Context) error {
 	if err := s.stream.DropCopies(ctx, s.last); err != nil {
 		return err
 	}
-	s.attempt, s.start, s.copyDone, s.noCopy = s.r.cfg.attemptAfter(s.attempt), 0, false, false
+	next, err := s.nextAttempt(ctx)
+	if err != nil {
+		return err
+	}
+	s.before, s.attempt, s.start, s.copyDone, s.noCopy = s.attempt, next, 0, false, false
 	if err := s.openPublisher(ctx); err != nil {
 		return err
 	}
@@ -454,7 +459,7 @@ func (s *replication) publishStart(ctx context.Context) error {
 	point := s.slot.Point
 	body, err := wire.AppendJSON(room(), wire.RecStart, wire.Start{
 		Attempt: s.attempt, Point: point, Slot: s.r.cfg.slot, System: s.sys.ID, Database: s.sys.Database,
-		Timeline: int32(s.sys.Timeline), Mode: string(s.r.cfg.mode), Tables: s.lineage.due,
+		Timeline: int32(s.sys.Timeline), Mode: string(s.r.cfg.mode), Tables: s.lineage.due, Before: s.before,
 	})
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -300,4 +301,44 @@ func TestAResyncOfOtherModes(t *testing.T) {
 			t.Errorf("%d changes were seen, want the first and the third", n)
 		}
 	})
+}
+
+// A replicator that was paused within a resync, and whose successor has gone on with it, does no step of it any more.
+func TestAResyncThatWasTakenOverIsLeftToTheOther(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	copied(t, ctx, p)
+	f, err := flo.New(p.options(flo.WithResync("again"), flo.WithSink(p.sink()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv, err := p.jetStream().KeyValue(ctx, streamName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := errors.New("enough was seen")
+	var steps []int
+	taken := map[int]bool{}
+	f.Replicator().BeforeResyncStep(func(at int) error {
+		steps = append(steps, at)
+		if at == 5 {
+			return done
+		}
+		if at != 1 && at != 2 || taken[at] {
+			return nil
+		}
+		taken[at] = true
+		e, err := kv.Get(ctx, "resync") // as the successor does
+		if err == nil {
+			_, err = kv.Put(ctx, "resync", e.Value())
+		}
+		return err
+	})
+	if err := launch(t, ctx, f).ends(ctx); !errors.Is(err, done) {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(steps); !strings.HasPrefix(got, "[0 1 0 1 2 0 1 2 3 4 5]") {
+		t.Errorf("steps %s", got)
+	}
 }
