@@ -124,6 +124,9 @@ func (s *Sink) bindChange(ctx context.Context, ch *decode.Change) error {
 	if err != nil {
 		return err
 	}
+	if err := s.checkPlace(ctx, b); err != nil {
+		return err
+	}
 	if b.deferrable() && !s.tx.deferred {
 		if !s.tx.begun {
 			return nil // applyBatch begins and defers at once

@@ -86,6 +86,7 @@ CREATE TABLE IF NOT EXISTS {copies} (
 	updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	PRIMARY KEY (group_name, worker, source)
 );
+ALTER TABLE {copies} ADD COLUMN IF NOT EXISTS dest_oid oid NOT NULL DEFAULT 0;
 CREATE TABLE IF NOT EXISTS {chunks} (
 	group_name text NOT NULL,
 	worker text NOT NULL,
@@ -124,7 +125,7 @@ func (s *Sink) SetupSQL() string { return strings.TrimSpace(s.books.ddl()) + "\n
 func (b books) create(ctx context.Context, pg *pgconn.PgConn) error {
 	rows, err := query(ctx, pg, `SELECT count(c.oid) + count(a.attname) FROM pg_namespace n LEFT JOIN pg_class c
 		ON c.relnamespace = n.oid AND c.relname IN ('checkpoints', 'backends', 'copies', 'copy_chunks', 'structures')
-		LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND c.relname = 'checkpoints' AND a.attname = 'ahead'
+		LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND (c.relname, a.attname) IN (('checkpoints', 'ahead'), ('copies', 'dest_oid'))
 		WHERE n.nspname = $1 GROUP BY n.oid`, b.plain)
 	if err != nil {
 		return fmt.Errorf("sink/postgres: looking for flo's own tables: %w", err)
@@ -132,7 +133,7 @@ func (b books) create(ctx context.Context, pg *pgconn.PgConn) error {
 	// CREATE SCHEMA IF NOT EXISTS asks for the right to create schemas even if this one exists.
 	ddl := b.ddl()
 	if len(rows) == 1 {
-		if string(rows[0][0]) == "6" {
+		if string(rows[0][0]) == "7" {
 			return nil
 		}
 		ddl = b.tables()

@@ -25,7 +25,10 @@ var (
 	// ErrRowMissing says that an UPDATE or DELETE met no row, under WithReplicaRole.
 	ErrRowMissing error = refusal("no such row at the destination: it has lost or changed rows; copy the table afresh, or use WithMissingRowsCounted if rules filter rows")
 	// ErrTableMissing says that the destination has no such table.
-	ErrTableMissing error = refusal("no such table at the destination: create it, or route the source table elsewhere")
+	ErrTableMissing error = refusal("no such table at the destination: create it (or, if the source table was renamed, rename it there too), or route the source table elsewhere")
+	// ErrMoved says that a source table was copied into another destination table than the one that its changes would go to
+	// now: one of the two was renamed, or the rules route it elsewhere. The older rows would stay behind.
+	ErrMoved error = refusal("the source table was copied into another destination table: rename that one there as the source's was renamed, or copy afresh (flo.WithResync and a new token)")
 	// ErrColumnsMissing says that the destination table lacks columns.
 	ErrColumnsMissing error = refusal("columns missing at the destination: add them, or exclude them by a rule")
 	// ErrTriggers says that triggers or foreign keys of the destination table would fire.

@@ -270,7 +270,7 @@ func (l *lanes) parallel(ctx context.Context, b *sink.Batch) bool {
 		}
 		if !known[c.Relation] {
 			bound, err := first.main.bind(ctx, c.Relation)
-			if err != nil || !bound.apart(families) { // one says which change the error is about
+			if err != nil || first.checkPlace(ctx, bound) != nil || !bound.apart(families) { // one says which change the error is about
 				return false
 			}
 			known[c.Relation] = true

@@ -85,6 +85,8 @@ type binding struct {
 	programs map[string]*program
 
 	copies, sets pause // of COPY, and of sets
+
+	placed bool // it is where the copy went
 }
 
 // bindings keeps what a session has looked up.
