@@ -157,7 +157,7 @@ func (s *replication) added(ctx context.Context, asked []source.Table) ([]uint32
 	if err != nil {
 		return nil, err
 	}
-	entries, err := s.r.source.Entries(ctx, s.conn, both)
+	entries, err := s.r.source.OwnEntries(ctx, s.conn, both)
 	if err != nil {
 		return nil, err
 	}

@@ -219,7 +219,7 @@ func (s *replication) watchTables(ctx context.Context) error {
 		had[t.OID] = t.HasIdentity
 		named[names.Qualified(t.Schema, t.Name)] = true
 	}
-	entries, err := s.r.source.Entries(ctx, conn, s.published)
+	entries, err := s.r.source.OwnEntries(ctx, conn, s.published)
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,31 @@ type Entries struct {
 
 // Entries reads what publishes the tables of these publications.
 func (c Config) Entries(ctx context.Context, conn *pgx.Conn, publications []string) (Entries, error) {
+	e, err := readRevisions(ctx, conn, publications)
+	if err != nil {
+		return e, err
+	}
+	e.Tables, err = readEntries(ctx, conn, publications)
+	return e, err
+}
+
+// OwnEntries is Entries for publications that flo has made, which list each table by itself: so it costs less.
+func (c Config) OwnEntries(ctx context.Context, conn *pgx.Conn, publications []string) (Entries, error) {
+	e, err := readRevisions(ctx, conn, publications)
+	if err != nil {
+		return e, err
+	}
+	rows, err := conn.Query(ctx, `SELECT r.prrelid, r.oid, p.pubname::text FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+		WHERE p.pubname = ANY ($1) ORDER BY 1, 2`, publications)
+	if err != nil {
+		return e, fmt.Errorf("source: reading the publications' entries: %w", err)
+	}
+	e.Tables, err = collectEntries(rows)
+	return e, err
+}
+
+// readRevisions reads the publications' rows.
+func readRevisions(ctx context.Context, conn *pgx.Conn, publications []string) (Entries, error) {
 	e := Entries{Publications: make(map[string]Revision)}
 	rows, err := conn.Query(ctx, `SELECT pubname::text, oid, pubowner, xmin::text::bigint, pubinsert AND pubupdate AND pubdelete AND pubtruncate
 		FROM pg_publication WHERE pubname = ANY ($1)`, publications)
@@ -57,8 +82,7 @@ func (c Config) Entries(ctx context.Context, conn *pgx.Conn, publications []stri
 	}); err != nil {
 		return e, fmt.Errorf("source: reading the publications: %w", err)
 	}
-	e.Tables, err = readEntries(ctx, conn, publications)
-	return e, err
+	return e, nil
 }
 
 // Exists reports whether a table is there.
@@ -86,6 +110,10 @@ func readEntries(ctx context.Context, conn *pgx.Conn, publications []string) (ma
 	if err != nil {
 		return nil, fmt.Errorf("source: reading the publications' entries: %w", err)
 	}
+	return collectEntries(rows)
+}
+
+func collectEntries(rows pgx.Rows) (map[uint32][]Entry, error) {
 	entries := make(map[uint32][]Entry)
 	var table uint32
 	var entry Entry

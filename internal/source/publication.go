@@ -104,7 +104,7 @@ func (c Config) ensure(ctx context.Context, conn *pgx.Conn, spec PublicationSpec
 	if published.Tables, err = c.PublishedTables(ctx, conn, published.Names); err != nil {
 		return Published{}, err
 	}
-	if published.Entries, err = c.Entries(ctx, conn, published.Names); err != nil {
+	if published.Entries, err = c.OwnEntries(ctx, conn, published.Names); err != nil {
 		return Published{}, err
 	}
 	if spec.AllTables {
