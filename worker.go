@@ -113,6 +113,7 @@ type working struct {
 	letters    *letters
 	sought     *search // for a change that the sink refuses; the sink's stage has it
 	unfinished bool    // the sink has taken batches with More, and not their transaction's end
+	lag        lag     // of the sink's batches behind what is durable
 }
 
 func (w *Worker) session(ctx context.Context) error {
@@ -145,7 +146,7 @@ func (w *Worker) work(t *tenure, link *link) error {
 	if err != nil {
 		return err
 	}
-	s := &working{Worker: w, stream: stream, nc: link.nc}
+	s := &working{Worker: w, stream: stream, nc: link.nc, lag: newLag(w.opt.sink)}
 	return w.followed(ctx, store, stream.Incarnation(), s.work(t, store))
 }
 

@@ -112,6 +112,9 @@ func (s *working) keep(ctx context.Context, at place) error {
 	if err := s.writeBatch(ctx, &batch{Batch: sink.Batch{Checkpoint: at.cp}}); err != nil {
 		return err
 	}
+	if err := s.settle(ctx); err != nil {
+		return err
+	}
 	s.start = at.cp
 	return s.report.flush(ctx)
 }

@@ -51,7 +51,7 @@ func (s *Sink) write(ctx context.Context, b *sink.Batch) error {
 			return err
 		}
 		if !s.config.ddl.ignore {
-			if err := s.applySchema(ctx, b.Changes[to].Schema); err != nil {
+			if err := s.applySchema(ctx, b.Changes[to].Schema, b.Changes[to].Tx); err != nil {
 				return judge(err, to)
 			}
 		}

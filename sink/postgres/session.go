@@ -26,6 +26,7 @@ type session struct {
 	pg       *pgconn.PgConn
 	pid      uint32 // the server's process
 	replica  bool
+	asides   *asides
 	bindings bindings
 	programs programs
 	planner  planner
@@ -82,7 +83,7 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 		}
 		return nil, fmt.Errorf("sink/postgres: %w", err)
 	}
-	if err := simple(ctx, pg, commitDurably); err != nil {
+	if err := simple(ctx, pg, s.config.durably()); err != nil {
 		_ = pg.Close(ctx)
 		return nil, fmt.Errorf("sink/postgres: %w", err)
 	}
@@ -95,7 +96,7 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 	s.pids[pid] = struct{}{}
 	s.pidsMu.Unlock()
 	conn := &session{
-		pg: pg, pid: pid, replica: s.config.replica,
+		pg: pg, pid: pid, replica: s.config.replica, asides: s.asides,
 		lock: &step{sql: s.books.lock}, store: &step{sql: s.books.store}, storeAll: &step{sql: s.books.storeAll},
 		onClose: func() {
 			s.pidsMu.Lock()
@@ -113,11 +114,6 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 	conn.planner.least, conn.planner.reduced = worthwhile(trip), leastReduced
 	return conn, nil
 }
-
-// commitDurably: what is committed may be purged from the stream, so a server that loses its last commits when it
-// crashes would lose changes. Stronger settings stay.
-// https://www.postgresql.org/docs/current/wal-async-commit.html
-const commitDurably = `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`
 
 // passwordError is a password that was refused and comes from a callback: it is being rotated, and asked for
 // again at the next connect.
