@@ -335,7 +335,7 @@ func WithSlotFailover() ReplicatorOption { return func(c *config) { c.slotFailov
 // and WithExcludeTables can't be given besides. They have to publish insert, update, delete and truncate (a table
 // without replica identity may stand in one of insert and truncate only), each table in one of them, and
 // not via the partition root; anything else ends Run with ErrTables or ErrSourceSettings. A table that the owner adds
-// later is copied beside the stream.
+// later is copied beside the stream, as is one whose publication was changed for a while, see docs/operations.md.
 func WithPublication(names ...string) ReplicatorOption {
 	return func(c *config) { c.publications, c.adoptGiven = append([]string(nil), names...), true }
 }

@@ -53,9 +53,10 @@ type replication struct {
 	finished bool   // a CopyOnly copy is whole
 
 	pub       *bus.Publisher
-	published []string            // names of the publications
-	tables    []source.Table      // of the group
-	entries   map[uint32][]uint32 // what publishes them, where somebody else owns the publications
+	published []string       // names of the publications
+	tables    []source.Table // of the group
+	entries   source.Entries // what publishes them
+	known     state.Adopted  // as the group's record has it
 	lineage   lineage
 	// lineageSeq is the message that says the same, 0 if this session wrote none.
 	lineageSeq uint64
@@ -392,7 +393,7 @@ func (s *replication) ensurePublications(ctx context.Context, tables []source.Ta
 		}
 	}
 	p, err := s.r.source.EnsurePublication(ctx, s.conn, source.PublicationSpec{Name: s.r.cfg.publicationName(), Tables: tables})
-	if pgsession.SQLState(err) == undefinedTable {
+	if state := pgsession.SQLState(err); state == undefinedTable || state == duplicateObject || errors.Is(err, source.ErrRenamed) {
 		return fmt.Errorf("%w: a table was dropped or renamed since it was looked for: %w", errAgain, err)
 	}
 	if err != nil {
@@ -401,7 +402,7 @@ func (s *replication) ensurePublications(ctx context.Context, tables []source.Ta
 	for _, w := range p.Warnings {
 		s.warn(ctx, w)
 	}
-	s.published, s.tables = p.Names, p.Tables
+	s.published, s.tables, s.entries = p.Names, p.Tables, p.Entries
 	return s.remember(ctx, s.conn, s.tables)
 }
 

@@ -267,7 +267,7 @@ func (st *streaming) undecodable(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: without the transaction before: %w", errAgain, err)
 	}
 	if errors.As(err, &pg) && pg.Code == undefinedObject {
-		return fmt.Errorf("%w: a publication of the group is gone: %w; %s", ErrTables, err, startOver)
+		return st.publicationGone(ctx, err)
 	}
 	if !errors.As(err, &pg) || pg.Code != internalError {
 		return err
@@ -287,8 +287,11 @@ const internalError = "XX000"
 // undefinedObject is its SQLSTATE for a publication, among others, that is not there.
 const undefinedObject = "42704"
 
-// undefinedTable is its SQLSTATE for a table that is not there.
-const undefinedTable = "42P01"
+// undefinedTable is its SQLSTATE for a table that is not there, duplicateObject for one that a publication has already.
+const (
+	undefinedTable  = "42P01"
+	duplicateObject = "42710"
+)
 
 // wait is how long to wait for the server: not at all if a batch could go right now.
 func (st *streaming) wait(inflight int) time.Duration {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"reflect"
 	"sync"
 	"time"
 
@@ -224,6 +225,10 @@ func (s *replication) watchTables(ctx context.Context) error {
 		had[t.OID] = t.HasIdentity
 		named[names.Qualified(t.Schema, t.Name)] = true
 	}
+	entries, err := s.r.source.OwnEntries(ctx, conn, s.published)
+	if err != nil {
+		return err
+	}
 	if err := s.remember(ctx, conn, s.tables); err != nil { // partitions that come and go between two Relation messages
 		return err
 	}
@@ -254,6 +259,9 @@ func (s *replication) watchTables(ctx context.Context) error {
 			s.log.WarnContext(ctx, "a table was taken out of the publication: it is put back and copied afresh", slog.String("table", names.Qualified(t.Schema, t.Name)))
 			return errRound
 		}
+		if err := s.edited(ctx, &t, entries); err != nil {
+			return err
+		}
 		tables = append(tables, t)
 		lost = lost || identity && !t.HasIdentity
 	}
@@ -264,7 +272,13 @@ func (s *replication) watchTables(ctx context.Context) error {
 	for _, w := range p.Warnings {
 		s.warn(ctx, w)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if s.entries = p.Entries; reflect.DeepEqual(s.record(), s.known) {
+		return nil
+	}
+	return s.adopted(ctx)
 }
 
 // promoted reports whether the source was a standby when the session began and is none now: a session that begins

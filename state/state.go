@@ -38,7 +38,7 @@ type Store interface {
 	AddTables(ctx context.Context, tables []Table) error
 	// ForgetTables takes all tables out of the record.
 	ForgetTables(ctx context.Context) error
-	// Adopted gives the tables of publications that somebody else owns, as PutAdopted wrote them: ErrNotFound if it
+	// Adopted gives the tables of the group's publications and what publishes them, as PutAdopted wrote them: ErrNotFound if it
 	// never did. Only the holder of ReplicatorLease may write them.
 	Adopted(ctx context.Context) (Adopted, error)
 	PutAdopted(ctx context.Context, a Adopted) error

@@ -53,11 +53,16 @@ func testResync(t *testing.T, s state.Store) {
 	is(t, s.Drop(t.Context()), nil)
 }
 
-// The tables of others' publications are what was written last.
+// The record of the publications is what was written last.
 func testAdopted(t *testing.T, s state.Store) {
 	_, err := s.Adopted(t.Context())
 	is(t, err, state.ErrNotFound)
-	for _, a := range []state.Adopted{{Tables: map[uint32][]uint32{1 << 31: {17, 18}, 5: {17}}}, {Tables: map[uint32][]uint32{}}} {
+	many := make(map[uint32][]uint32)
+	for i := range uint32(50_000) {
+		many[20_000+3*i] = []uint32{400_000 + i}
+	}
+	of := map[string]state.Publication{"p \"q\"": {OID: 1, Owner: 10, Row: 1<<32 - 1}}
+	for _, a := range []state.Adopted{{Tables: many, Publications: of}, {Tables: map[uint32][]uint32{7: {8}}, Publications: of}, {Tables: map[uint32][]uint32{1 << 31: {17, 18}, 5: {17}}}, {Tables: map[uint32][]uint32{}}} {
 		is(t, s.PutAdopted(t.Context(), a), nil)
 		got, err := s.Adopted(t.Context())
 		is(t, err, nil)
