@@ -23,6 +23,9 @@ var (
 	ErrSchemaTools error = refusal("WithSchemaSync needs pg_dump and pg_restore that are not older than the source")
 	// ErrSchemaSource says that the source given to WithSchemaSync lacks a table of the copy.
 	ErrSchemaSource error = refusal("the source given to WithSchemaSync is not the pipeline's, or a table was dropped there since: give it the same database")
+	// ErrSchemaAltered says that the source has dropped or renamed columns between a copy and the worker's coming to it, and
+	// that the tables could not be made as they were: without flo.WithDDL nobody tells how.
+	ErrSchemaAltered error = refusal("tables were altered at the source since they were copied, and WithSchemaSync has made them as they are now: drop them at the destination and have them copied again (WithResync), or use WithDDL")
 	// ErrSchemaRoute says that a table cannot be made because of what rules do to it.
 	ErrSchemaRoute error = refusal("WithSchemaSync cannot make this table as the rules leave it: create it yourself")
 	// ErrSchema says that objects could not be made; the *SchemaError around it lists them.
@@ -238,10 +241,20 @@ func (s *Sink) BeginCopy(ctx context.Context, tables []sink.CopyTable) error {
 		if err := s.makeBefore(ctx, st, p); err != nil {
 			return judge(err, -1)
 		}
+		if err := s.makeTold(ctx, p.outdated); err != nil {
+			return err
+		}
+		if err := s.makeGone(ctx, p.outdated, tables); err != nil {
+			return err
+		}
 		s.schemaPhase("copying", 0)
 		s.schema.plan, coming = p, p.brings
 	}
-	if err := s.with(ctx, func(c *session, st *sink.Start) error { return s.fit(ctx, c.pg, st, tables, coming) }); err != nil {
+	err := s.with(ctx, func(c *session, st *sink.Start) error { return s.fit(ctx, c.pg, st, tables, coming) })
+	if p := s.schema.plan; err != nil && p != nil && s.config.sync != nil {
+		err = p.outdated.explain(err)
+	}
+	if err != nil {
 		return err
 	}
 	return s.enterTables(ctx, tables)
@@ -256,8 +269,14 @@ func (s *Sink) EndCopy(ctx context.Context, tables []sink.CopyTable) error {
 	if st == nil || p == nil {
 		return fmt.Errorf("sink/postgres: %w", ErrNotOpen)
 	}
+	if err := s.makeToldKeys(ctx, p.outdated, false); err != nil {
+		return err
+	}
 	if err := s.makeBehind(ctx, st, p, tables); err != nil {
 		return judge(err, -1)
+	}
+	if err := s.makeToldKeys(ctx, p.outdated, true); err != nil {
+		return err
 	}
 	s.schemaPhase("done", 0)
 	s.schema.plan = nil
@@ -269,6 +288,9 @@ func (s *Sink) CopiesTogether() bool { return s.config.sync != nil }
 
 // brings reports whether keys or unique indexes of a source table are still to come.
 func (p *plan) brings(oid uint32) bool {
+	if p.outdated.oids[oid] {
+		return true
+	}
 	if r := p.routes[oid]; r != nil && r.merged {
 		return true // the table that makes it is asked
 	}
@@ -311,7 +333,11 @@ func (s *Sink) planSchema(ctx context.Context, tables []sink.CopyTable) (p *plan
 	if err := a.write(ctx, a.functions()); err != nil {
 		return nil, err
 	}
-	p = newPlan(catalog, a, tables)
+	o, err := catalog.readOutdated(ctx, conn.PgConn(), tables, !s.config.ddl.ignore)
+	if err != nil {
+		return nil, err
+	}
+	p = newPlan(catalog, a, tables, o)
 	if err := a.write(ctx, p.list(a)); err != nil {
 		return nil, err
 	}
