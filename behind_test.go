@@ -108,3 +108,46 @@ func TestWithoutDDLATableThatWasAlteredSinceItsCopyIsAClearStop(t *testing.T) {
 		t.Errorf("%v tells nothing of what doesn't fit", err)
 	}
 }
+
+// Names that were given to other tables while flo was away, which are altered in turn before the worker comes to their copy.
+func TestNamesThatOtherTablesHaveByTheirCopy(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t)
+	flotest.RequireDump(t, p.src)
+	for _, name := range []string{"a", "b", "c"} {
+		p.src.Exec(t, `CREATE TABLE `+name+` (id int PRIMARY KEY, n int); INSERT INTO `+name+` SELECT i, i FROM generate_series(1, 10) i`)
+	}
+	start := func() {
+		p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink(postgres.WithSchemaSync(p.src.URL), postgres.WithReplicaRole())))
+		p.catchUp(ctx)
+	}
+	start()
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	p.src.Exec(t, `DROP TABLE a; CREATE TABLE a (id int PRIMARY KEY, other text); INSERT INTO a VALUES (1, 'o')`)
+	p.src.Exec(t, `ALTER TABLE b RENAME TO b_old; CREATE TABLE b (id int PRIMARY KEY, other text); INSERT INTO b VALUES (1, 'o'); INSERT INTO b_old VALUES (77, 77)`)
+	p.src.Exec(t, `BEGIN; CREATE TABLE c_new (LIKE c INCLUDING ALL); INSERT INTO c_new SELECT * FROM c; ALTER TABLE c_new ADD x int DEFAULT 3; ALTER TABLE c RENAME TO c_old; ALTER TABLE c_new RENAME TO c; DROP TABLE c_old; COMMIT`)
+	p.src.Exec(t, `INSERT INTO c VALUES (60, 6, 5)`)
+	p.copiedAlone(ctx, func(*flo.Replicator) {
+		p.src.Exec(t, `ALTER TABLE a RENAME other TO another; INSERT INTO a VALUES (2, 'p'); ALTER TABLE b DROP other; INSERT INTO b VALUES (2)`)
+	}, flo.WithDDL())
+	start()
+	p.sameTables(ctx, "the names' new tables")
+}
+
+// DROP TYPE … CASCADE takes attributes of composite types along, and nothing else says so.
+func TestAnAttributeGoesWithItsType(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, `CREATE DOMAIN d AS text; CREATE TYPE e AS ENUM ('a'); CREATE TYPE c AS (a int, d d, e e); CREATE TABLE t (id int PRIMARY KEY, c c, e e)`)
+	p.src.Exec(t, `INSERT INTO t VALUES (1, (1, 'x', 'a'), 'a')`)
+	p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink(postgres.WithReplicaRole())))
+	p.catchUp(ctx)
+	p.src.Exec(t, `DROP DOMAIN d CASCADE; INSERT INTO t VALUES (2, ROW(1, 'a')::c, 'a')`)
+	p.src.Exec(t, `DROP TYPE e CASCADE; INSERT INTO t VALUES (3, ROW(1)::c)`)
+	p.src.Exec(t, `ALTER TYPE c ADD ATTRIBUTE f int; INSERT INTO t VALUES (4, (1, 2))`)
+	p.catchUp(ctx)
+	p.sameTables(ctx, "the dropped types")
+}

@@ -21,7 +21,7 @@ var _ sink.CopyPlanner = (*Sink)(nil)
 var (
 	// ErrSchemaTools says that pg_dump and pg_restore are missing or older than the source.
 	ErrSchemaTools error = refusal("WithSchemaSync needs pg_dump and pg_restore that are not older than the source")
-	// ErrSchemaSource says that the source given to WithSchemaSync lacks a table of the copy.
+	// ErrSchemaSource says that the source given to WithSchemaSync lacks all tables of the copy.
 	ErrSchemaSource error = refusal("the source given to WithSchemaSync is not the pipeline's, or a table was dropped there since: give it the same database")
 	// ErrSchemaAltered says that the source has dropped or renamed columns between a copy and the worker's coming to it, and
 	// that the tables could not be made as they were: without flo.WithDDL nobody tells how.
@@ -76,6 +76,10 @@ const DefaultSchemaJobs = 4
 // Its role needs USAGE and SELECT on the copied tables. PostgreSQL's own pg_dump and pg_restore do the work,
 // the newest of PATH and the usual places; without a pair that is not older than the source the copy ends
 // with ErrSchemaTools.
+//
+// With flo.WithDDL, tables that the source has altered or dropped since their copy are made as they were copied, and the
+// stream brings the changes (their triggers, rules and statistics are left out); without it what doesn't fit then is
+// ErrSchemaAltered.
 //
 // What is there stays as it is: a table, an index, a default of a name that is there counts as made, and
 // what doesn't fit is reported (FitError). Doing it again, after a crash too, makes only what is missing.
