@@ -11,3 +11,13 @@ var attemptEpoch = time.Date(2025, time.January, 1, 0, 0, 0, 0, time.UTC)
 func attemptAfter(before uint32) uint32 {
 	return max(before+1, uint32(max(time.Since(attemptEpoch)/time.Second, 0)))
 }
+
+// newAttempts gives what numbers the attempts of one replicator: by the clock, and never twice the same, also not within
+// a second in which the stream was rolled back.
+func newAttempts() func(before uint32) uint32 {
+	var last uint32
+	return func(before uint32) uint32 {
+		last = max(attemptAfter(before), last+1)
+		return last
+	}
+}

@@ -5,5 +5,10 @@ func (r *Replicator) BeforeResyncStep(f func(step int) error) { r.resyncing = f 
 
 // WithAttemptsInSequence numbers copy attempts 1, 2, 3, for tests that count them.
 func WithAttemptsInSequence() ReplicatorOption {
-	return func(c *config) { c.attemptAfter = func(before uint32) uint32 { return before + 1 } }
+	return WithAttempts(func(before uint32) uint32 { return before + 1 })
+}
+
+// WithAttempts numbers copy attempts as f does.
+func WithAttempts(f func(before uint32) uint32) ReplicatorOption {
+	return func(c *config) { c.attemptAfter = f }
 }

@@ -460,7 +460,7 @@ func newConfig(opts []Option) *config {
 		walLimit:        DefaultWALLimit,
 		walAction:       WarnOnWAL,
 		lease:           defaultLease,
-		attemptAfter:    attemptAfter,
+		attemptAfter:    newAttempts(),
 		worker: workerConfig{
 			batchSize: defaultBatchSize, batchBytes: defaultBatchBytes, startAt: StartAtBeginning,
 			policy: Stop, letterLimit: defaultLetterLimit,

@@ -109,7 +109,11 @@ func (s *replication) goOn(ctx context.Context) error {
 			due[oid] = true
 		}
 	}
-	for _, oid := range added {
+	forgotten, err := s.forgotten(ctx, tableIDs(asked))
+	if err != nil {
+		return err
+	}
+	for _, oid := range slices.Concat(added, forgotten) {
 		due[oid] = true
 	}
 	workers, err := s.store.Workers(ctx)
@@ -217,6 +221,9 @@ func (s *replication) beginRound(ctx context.Context, asked []source.Table, due 
 		return err
 	}
 	s.attempt, s.start, s.copyDone = next, 0, false
+	if err := s.keepLineage(ctx, s.attempt, s.lineage.base, latest); err != nil {
+		return err
+	}
 	body := room()
 	if s.tail.Open { // the part of a transaction that the last session left: it comes again, whole
 		body = wire.AppendRecord(body, wire.RecAbort, nil)

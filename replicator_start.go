@@ -56,11 +56,13 @@ type replication struct {
 	tables    []source.Table      // of the group
 	entries   map[uint32][]uint32 // what publishes them, where somebody else owns the publications
 	lineage   lineage
-	round     []source.Table  // those that this session copies
-	slot      *source.NewSlot // holds the snapshot until the copy has imported it
-	made      bool            // this session made the group's slot
-	lineages  lineages
-	schema    schemaTracking
+	// lineageSeq is the message that says the same, 0 if this session wrote none.
+	lineageSeq uint64
+	round      []source.Table  // those that this session copies
+	slot       *source.NewSlot // holds the snapshot until the copy has imported it
+	made       bool            // this session made the group's slot
+	lineages   lineages
+	schema     schemaTracking
 
 	acked      ackedPositions
 	lastCommit atomic.Pointer[commitStamp] // of the last transaction that was received
@@ -431,6 +433,11 @@ func (s *replication) publishStart(ctx context.Context) error {
 		s.round, s.copyDone, s.noCopy = nil, true, true
 	}
 	s.lineage = begun(s.attempt, tableIDs(s.round))
+	if !s.noCopy {
+		if err := s.keepLineage(ctx, s.attempt, s.lineage.base, s.lineage.latest); err != nil {
+			return err
+		}
+	}
 	point := s.slot.Point
 	body, err := wire.AppendJSON(room(), wire.RecStart, wire.Start{
 		Attempt: s.attempt, Point: point, Slot: s.r.cfg.slot, System: s.sys.ID, Database: s.sys.Database,
@@ -493,6 +500,8 @@ func (s *replication) openPublisher(ctx context.Context) error {
 		return err
 	}
 	s.acked.init(s.r.cfg.replayWindow, s.tail.End)
+	tail := s.tail
+	s.stored.Store(&tail)
 	pub.OnAck(s.onAck)
 	s.pub = pub
 	return nil

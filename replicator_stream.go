@@ -67,6 +67,9 @@ func (s *replication) run(ctx context.Context) error {
 	if err := s.openPublisher(ctx); err != nil {
 		return err
 	}
+	if err := s.fenceStaged(ctx); err != nil {
+		return err
+	}
 	if err := s.trackSchema(ctx); err != nil {
 		return err
 	}
@@ -213,7 +216,7 @@ func (st *streaming) own(ctx, stop context.Context) error {
 			if err := st.frame(ctx, ev.Data); err != nil {
 				return err
 			}
-			if st.frames++; st.frames%housekeepingFrames != 0 {
+			if st.frames++; st.frames%housekeepingFrames != 0 && !st.copyEnded() {
 				continue
 			}
 		case source.Keepalive:
@@ -239,6 +242,17 @@ func (st *streaming) own(ctx, stop context.Context) error {
 		return nil
 	}
 	return st.hand(ctx)
+}
+
+// copyEnded reports whether the end of the copy is still to be marked. The marker may not wait: while it is not there
+// nothing of `changes` is purged, and what stands in front of it goes past a closed gate.
+func (st *streaming) copyEnded() bool {
+	select {
+	case <-st.copied:
+		return true
+	default:
+		return false
+	}
 }
 
 // undecodable is what an internal error of the server in mid-stream means. While PostgreSQL makes a

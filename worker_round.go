@@ -24,6 +24,7 @@ type round struct {
 	tables   []uint32 // to drain
 	kept     []uint32 // the group's others
 	seq      uint64   // of the marker
+	session  uint64   // that wrote it
 	copyOnly bool
 }
 
@@ -49,7 +50,7 @@ func (f *feed) started(ctx context.Context, seq uint64, h *wire.Header, rec wire
 		f.cp.Attempt, f.cp.Skip = st.Attempt, ""
 		return nil
 	}
-	r := &round{attempt: st.Attempt, base: st.Attempt, tables: st.Tables, seq: seq, copyOnly: st.Mode == string(CopyOnly)}
+	r := &round{attempt: st.Attempt, base: st.Attempt, tables: st.Tables, seq: seq, session: h.Session, copyOnly: st.Mode == string(CopyOnly)}
 	if err := f.drain(ctx, r); err != nil {
 		return ignoreSuperseded(err)
 	}
@@ -69,7 +70,7 @@ func (f *feed) roundBegun(ctx context.Context, seq uint64, h *wire.Header, rec w
 	if err := f.clear(ctx); err != nil {
 		return err
 	}
-	r := &round{attempt: w.Attempt, base: w.Base, seq: seq}
+	r := &round{attempt: w.Attempt, base: w.Base, seq: seq, session: h.Session}
 	f.skips = maps.Clone(f.skips)
 	group := w.Latest()
 	maps.DeleteFunc(f.skips, func(table uint32, _ decode.LSN) bool { _, in := group[table]; return !in }) // it has left
@@ -133,6 +134,9 @@ func (f *feed) missesMarker(h *wire.Header) bool { return h.Start != 0 && h.Atte
 // supersede looks whether later attempts have taken tables over, which then will never be whole in this one. It
 // fails with errSuperseded if all that the worker drains was given up.
 func (d *drainer) supersede(ctx context.Context) error {
+	if err := d.stands(ctx); err != nil {
+		return err
+	}
 	base, latest, err := d.laterRound(ctx)
 	if err != nil || latest == nil && base == 0 {
 		return err
@@ -147,6 +151,23 @@ func (d *drainer) supersede(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// stands makes sure that the marker is where the worker has met it. A stream that was rolled back behind it may go on with an
+// attempt of a lower number, begun on a machine whose clock is behind: what is drained would never come.
+func (d *drainer) stands(ctx context.Context) error {
+	m, err := d.stream.Get(ctx, d.round.seq)
+	if errors.Is(err, bus.ErrEmpty) {
+		return nil // too low as yet: looked at again soon
+	}
+	if err != nil {
+		return err
+	}
+	h, _, err := wire.Parse(m.Data)
+	if err == nil && h.Session != d.round.session {
+		err = fmt.Errorf("%w: the stream was rolled back behind the beginning of copy attempt %d", errAgain, d.round.attempt)
+	}
+	return err
 }
 
 // laterRound reads the latest attempt, if it is a later one that was not read before.

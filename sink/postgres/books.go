@@ -35,8 +35,8 @@ func newBooks(schema string) books {
 	// NO KEY UPDATE keeps other writers of the row out and lets the copy's KEY SHARE in.
 	// https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS
 	b.lock = "SELECT epoch, checkpoint, pg_backend_pid() FROM " + b.checkpoints + " WHERE group_name = $1 AND worker = $2 FOR NO KEY UPDATE"
-	b.store = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, updated_at = clock_timestamp() WHERE group_name = $1 AND worker = $2"
-	b.storeAll = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, updated_at = clock_timestamp() WHERE group_name = $1 AND worker = ANY ($2::text[])"
+	b.store = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, ahead = '', updated_at = clock_timestamp() WHERE group_name = $1 AND worker = $2"
+	b.storeAll = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, ahead = $5, updated_at = clock_timestamp() WHERE group_name = $1 AND worker = ANY ($2::text[])"
 	return b
 }
 
@@ -59,6 +59,7 @@ CREATE TABLE IF NOT EXISTS {checkpoints} (
 	updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	PRIMARY KEY (group_name, worker)
 );
+ALTER TABLE {checkpoints} ADD COLUMN IF NOT EXISTS ahead text NOT NULL DEFAULT '';
 CREATE TABLE IF NOT EXISTS {backends} (
 	group_name text NOT NULL,
 	worker text NOT NULL,
@@ -118,8 +119,9 @@ func (s *Sink) SetupSQL() string { return strings.TrimSpace(s.books.ddl()) + "\n
 
 // create makes flo's own tables unless they are there.
 func (b books) create(ctx context.Context, pg *pgconn.PgConn) error {
-	rows, err := query(ctx, pg, `SELECT count(c.oid) FROM pg_namespace n LEFT JOIN pg_class c
+	rows, err := query(ctx, pg, `SELECT count(c.oid) + count(a.attname) FROM pg_namespace n LEFT JOIN pg_class c
 		ON c.relnamespace = n.oid AND c.relname IN ('checkpoints', 'backends', 'copies', 'copy_chunks', 'structures')
+		LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND c.relname = 'checkpoints' AND a.attname = 'ahead'
 		WHERE n.nspname = $1 GROUP BY n.oid`, b.plain)
 	if err != nil {
 		return fmt.Errorf("sink/postgres: looking for flo's own tables: %w", err)
@@ -127,7 +129,7 @@ func (b books) create(ctx context.Context, pg *pgconn.PgConn) error {
 	// CREATE SCHEMA IF NOT EXISTS asks for the right to create schemas even if this one exists.
 	ddl := b.ddl()
 	if len(rows) == 1 {
-		if string(rows[0][0]) == "5" {
+		if string(rows[0][0]) == "6" {
 			return nil
 		}
 		ddl = b.tables()

@@ -64,11 +64,11 @@ type Sink struct {
 	stats  *counters    // of all lanes
 	schema *schemaState // of all lanes
 
-	lanes     lanes
-	followers string     // rows of checkpoints that are stored together with this one's, as an array; "" for none
-	merging   sync.Map   // attempts whose rows go into a table of their own, by source
-	keys      *knownKeys // of all lanes
-	asides    *asides    // of all lanes
+	lanes   lanes
+	mark    laneMark   // what a lane stores with a batch
+	merging sync.Map   // attempts whose rows go into a table of their own, by source
+	keys    *knownKeys // of all lanes
+	asides  *asides    // of all lanes
 
 	// generation counts the schema changes that were applied, by all lanes: what was looked up before may be wrong.
 	generation *atomic.Uint64
@@ -279,7 +279,6 @@ func (s *Sink) Abort(ctx context.Context) error {
 	for _, lane := range s.lanes.all {
 		lane.fail(ctx)
 	}
-	s.lanes.exec = nil
 	s.fail(ctx)
 	return nil
 }

@@ -137,8 +137,8 @@ func (w *writing) store() error {
 	if err != nil {
 		return &requestError{-1, err}
 	}
-	if all := w.sink.followers; all != "" {
-		return w.pipe().one(w.sink.main.storeAll, text(st.Group, all, string(cp), b.Checkpoint.Incarnation), nil)
+	if m := w.sink.mark; m.rows != "" {
+		return w.pipe().one(w.sink.main.storeAll, text(st.Group, m.rows, string(cp), b.Checkpoint.Incarnation, m.ahead), nil)
 	}
 	return w.pipe().one(w.sink.main.store, text(st.Group, st.Worker, string(cp), b.Checkpoint.Incarnation), nil)
 }
