@@ -304,7 +304,8 @@ func WithPassword(f func(context.Context) (string, error)) ReplicatorOption {
 }
 
 // WithTables names what is replicated: "schema.table", exact, no folding of case; without a schema it
-// is "public"; '*' stands for any characters; '"' quotes. None: all tables that exist at start.
+// is "public"; '*' stands for any characters; '"' quotes. None: all tables that exist at start. Each has to match a
+// table when Run starts, else it ends with ErrTables.
 func WithTables(patterns ...string) ReplicatorOption {
 	return func(c *config) { c.tables = append(c.tables, patterns...) }
 }
@@ -400,7 +401,7 @@ func WithRules(r ...rules.Rule) WorkerOption {
 // WithBatchSize limits a batch, in changes. 1 to 1,000,000, default 10,000.
 func WithBatchSize(n int) WorkerOption { return func(w *workerConfig) { w.batchSize = n } }
 
-// WithBatchBytes limits a batch, in bytes of its changes; a larger change makes a batch of its own.
+// WithBatchBytes limits a batch, in bytes of its changes as they came and of their decoded values; a larger change makes a batch of its own.
 // 1 KiB to 1 GiB, default 8 MiB.
 func WithBatchBytes(n int) WorkerOption { return func(w *workerConfig) { w.batchBytes = n } }
 

@@ -201,7 +201,11 @@ func (s *replication) wanted(w *state.Worker, group []source.Table) []uint32 {
 
 // beginRound puts the marker of a round into the stream and waits until it is stored.
 func (s *replication) beginRound(ctx context.Context, asked []source.Table, due map[uint32]bool) error {
-	old, next := s.attempt, s.r.cfg.attemptAfter(s.attempt)
+	old := s.attempt
+	next, err := s.nextAttempt(ctx)
+	if err != nil {
+		return err
+	}
 	latest := make(map[uint32]uint32, len(asked))
 	s.round = nil
 	for i := range asked {
@@ -228,7 +232,9 @@ func (s *replication) beginRound(ctx context.Context, asked []source.Table, due 
 	if s.tail.Open { // the part of a transaction that the last session left: it comes again, whole
 		body = wire.AppendRecord(body, wire.RecAbort, nil)
 	}
-	body, err := wire.AppendJSON(body, wire.RecRound, wire.NewRound(s.attempt, s.lineage.base, latest))
+	marker := wire.NewRound(s.attempt, s.lineage.base, latest)
+	marker.Before = old
+	body, err = wire.AppendJSON(body, wire.RecRound, marker)
 	if err != nil {
 		return err
 	}

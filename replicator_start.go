@@ -44,6 +44,7 @@ type replication struct {
 	tail     wire.Point
 	tailTime time.Time // of the commit of the tail's last transaction; zero if the tail doesn't tell
 	attempt  uint32
+	before   uint32 // the attempt that the stream had before; of a Start
 	copyDone bool   // or was, when the session began
 	noCopy   bool   // the attempt began without a copy
 	start    uint64 // sequence of the message that began the attempt
@@ -173,8 +174,7 @@ func (s *replication) decide(ctx context.Context) (bool, error) {
 	}
 	if s.tailSeq == 0 {
 		if !missing {
-			return false, fmt.Errorf("%w: the slot %q exists at the source, and the stream holds nothing: the stream was deleted or emptied, or another application's slot has this name. "+
-				"If it is this group's, run WithResync and a new token, or call Drop, to start over, and should the slot stay, drop it by hand; if it is another's, choose another group, or another slot by WithSlot", ErrStreamLost, s.r.cfg.slot)
+			return false, s.orphaned(ctx)
 		}
 		return true, nil
 	}
@@ -199,6 +199,20 @@ func (s *replication) decide(ctx context.Context) (bool, error) {
 		return true, nil
 	}
 	return false, err
+}
+
+// orphaned is a slot without a stream.
+func (s *replication) orphaned(ctx context.Context) error {
+	way := "run WithResync and a new token to start over"
+	rec, err := s.store.Replicator(ctx)
+	if err != nil && !errors.Is(err, state.ErrNotFound) {
+		return err
+	}
+	if slot := s.r.cfg.slot; rec.Slot != slot && slot != defaultSlot(s.r.cfg.group) { // which WithResync leaves alone
+		way = fmt.Sprintf("drop it (SELECT pg_drop_replication_slot('%s')) and run WithResync and a new token to start over", slot)
+	}
+	return fmt.Errorf("%w: the slot %q exists at the source, and the stream holds nothing: the stream was deleted or emptied, or another application's slot has this name. "+
+		"If it is this group's, %s; if it is another's, choose another group, or another slot by WithSlot", ErrStreamLost, s.r.cfg.slot, way)
 }
 
 // lostHistory reports whether an error says that the stream can't be continued.
@@ -305,7 +319,11 @@ func (s *replication) begin(ctx context.Context) error {
 	if err := s.stream.DropCopies(ctx, s.last); err != nil {
 		return err
 	}
-	s.attempt, s.start, s.copyDone, s.noCopy = s.r.cfg.attemptAfter(s.attempt), 0, false, false
+	next, err := s.nextAttempt(ctx)
+	if err != nil {
+		return err
+	}
+	s.before, s.attempt, s.start, s.copyDone, s.noCopy = s.attempt, next, 0, false, false
 	if err := s.openPublisher(ctx); err != nil {
 		return err
 	}
@@ -441,7 +459,7 @@ func (s *replication) publishStart(ctx context.Context) error {
 	point := s.slot.Point
 	body, err := wire.AppendJSON(room(), wire.RecStart, wire.Start{
 		Attempt: s.attempt, Point: point, Slot: s.r.cfg.slot, System: s.sys.ID, Database: s.sys.Database,
-		Timeline: int32(s.sys.Timeline), Mode: string(s.r.cfg.mode), Tables: s.lineage.due,
+		Timeline: int32(s.sys.Timeline), Mode: string(s.r.cfg.mode), Tables: s.lineage.due, Before: s.before,
 	})
 	if err != nil {
 		return err

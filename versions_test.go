@@ -178,3 +178,39 @@ func TestAStandbyThatIsTheSourceIsPromoted(t *testing.T) {
 	p.equal(ctx)
 	r.running()
 }
+
+// A transaction with savepoints that is larger than logical_decoding_work_mem and was rolled back before it is read: from
+// PostgreSQL 18 on the server sends nothing of it but the aborts of its subtransactions, asked for streaming or not.
+func TestARolledBackTransactionOfWhichOnlyAbortsAreSent(t *testing.T) {
+	long(t)
+	for _, early := range []bool{false, true} {
+		t.Run(fmt.Sprint("streaming=", early), func(t *testing.T) {
+			ctx := testContext(t)
+			p := newPipeline(t, smallTable)
+			streamEarly(t, p.src)
+			start := func() *run { return p.launch(ctx, flo.WithStreaming(early), flo.WithSink(p.sink())) }
+			conn := p.src.Conn(t)
+			exec := func(sql string) {
+				t.Helper()
+				if _, err := conn.Exec(ctx, sql); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for n := range 3 {
+				r := start()
+				p.catchUp(ctx)
+				exec(`BEGIN; SAVEPOINT a; ALTER TABLE t ADD COLUMN c int; INSERT INTO t SELECT i, repeat('x', 300) FROM generate_series(1, 1500) i`)
+				p.catchUp(ctx)
+				if err := r.stop(); err != nil {
+					t.Fatal(err)
+				}
+				exec(`ROLLBACK TO a; INSERT INTO t SELECT i, repeat('y', 300) FROM generate_series(1, 800) i; ROLLBACK`)
+				p.src.Exec(t, `INSERT INTO t VALUES ($1, 'between')`, 10_000+n)
+			}
+			r := start()
+			p.catchUp(ctx)
+			p.equal(ctx, "public.t")
+			r.running()
+		})
+	}
+}

@@ -215,13 +215,16 @@ const waitPoll = 100 * time.Millisecond
 // waitForStream opens the group's stream and state, which the replicator makes.
 func (w *Worker) waitForStream(ctx context.Context, link *link) (*bus.Stream, state.Store, error) {
 	for said := false; ; {
-		stream, err := bus.Open(ctx, w.cfg.bus(link))
+		stream, unfit, err := openAny(ctx, w.cfg.bus(link))
+		if err == nil && stream == nil {
+			err = bus.ErrNoStream
+		}
 		if err == nil {
 			var store state.Store
 			if store, err = state.NewNATS(ctx, link.state, w.cfg.group, w.cfg.replicas, false); err == nil {
 				var wait bool
 				if wait, err = w.awaitsResync(ctx, stream, store); err == nil && !wait {
-					return stream, store, nil
+					return stream, store, unfit // one that is to be replaced need not fit
 				}
 				if wait && !said {
 					said = true

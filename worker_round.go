@@ -38,6 +38,7 @@ func (f *feed) started(ctx context.Context, seq uint64, h *wire.Header, rec wire
 		return err
 	}
 	if st.Attempt <= f.cp.Attempt {
+		f.missed(ctx, st.Attempt, st.Tables)
 		return nil
 	}
 	if err := f.clear(ctx); err != nil {
@@ -47,14 +48,14 @@ func (f *feed) started(ctx context.Context, seq uint64, h *wire.Header, rec wire
 	f.superseded = 0
 	f.skips = nil
 	if len(st.Tables) == 0 {
-		f.cp.Attempt, f.cp.Skip = st.Attempt, ""
+		f.cp.Attempt, f.cp.Before, f.cp.Skip = st.Attempt, st.Before, ""
 		return nil
 	}
 	r := &round{attempt: st.Attempt, base: st.Attempt, tables: st.Tables, seq: seq, session: h.Session, copyOnly: st.Mode == string(CopyOnly)}
 	if err := f.drain(ctx, r); err != nil {
 		return ignoreSuperseded(err)
 	}
-	f.cp = decode.Checkpoint{Attempt: st.Attempt}
+	f.cp = decode.Checkpoint{Attempt: st.Attempt, Before: st.Before}
 	return f.drained(ctx, seq, h)
 }
 
@@ -65,6 +66,13 @@ func (f *feed) roundBegun(ctx context.Context, seq uint64, h *wire.Header, rec w
 		return err
 	}
 	if w.Attempt <= f.cp.Attempt {
+		var tables []uint32
+		for _, t := range w.Tables {
+			if t.Attempt == w.Attempt {
+				tables = t.Tables
+			}
+		}
+		f.missed(ctx, w.Attempt, tables)
 		return nil
 	}
 	if err := f.clear(ctx); err != nil {
@@ -84,9 +92,18 @@ func (f *feed) roundBegun(ctx context.Context, seq uint64, h *wire.Header, rec w
 	if err := f.drain(ctx, r); err != nil {
 		return ignoreSuperseded(err)
 	}
-	f.cp.Attempt = w.Attempt
+	f.cp.Attempt, f.cp.Before = w.Attempt, w.Before
 	f.cp.Seq = 0 // so that the checkpoint moves, wherever it stands
 	return f.drained(ctx, seq, h)
+}
+
+// missed takes the marker of an attempt that is not above the one that the worker has met: mostly one that it has met, too.
+func (f *feed) missed(ctx context.Context, attempt uint32, tables []uint32) {
+	if !forgot(&f.cp, attempt) {
+		return
+	}
+	f.skips = f.unmet(ctx, f.cp.Attempt, attempt, maps.Clone(f.skips), tables)
+	f.cp.Seq = 0 // so that the checkpoint moves with them
 }
 
 func ignoreSuperseded(err error) error {
@@ -117,7 +134,7 @@ func (f *feed) drained(ctx context.Context, seq uint64, h *wire.Header) error {
 // markers takes the Rounds of a message whose position the worker has passed already: after a rollback of the
 // stream one may stand there. Its snapshot is younger than all that the worker has applied.
 func (f *feed) markers(ctx context.Context, seq uint64, h *wire.Header, body []byte) error {
-	if h.Attempt <= f.cp.Attempt {
+	if h.Attempt <= f.cp.Attempt && !forgot(&f.cp, h.Attempt) {
 		return nil
 	}
 	return wire.Walk(body, func(rec wire.Record) error {

@@ -42,10 +42,11 @@ type Store interface {
 	// never did. Only the holder of ReplicatorLease may write them.
 	Adopted(ctx context.Context) (Adopted, error)
 	PutAdopted(ctx context.Context, a Adopted) error
-	// Resync gives what is remembered of requests to start over; zero if there was none.
-	Resync(ctx context.Context) (Resync, error)
-	// PutResync writes that. Only the holder of ReplicatorLease may.
-	PutResync(ctx context.Context, r Resync) error
+	// Resync gives what is remembered of requests to start over, and its revision; both zero if there was none.
+	Resync(ctx context.Context) (Resync, uint64, error)
+	// PutResync writes that if its revision is still rev (0: it must not exist), else ErrConflict. Only the holder of
+	// ReplicatorLease may.
+	PutResync(ctx context.Context, r Resync, rev uint64) (uint64, error)
 	// Drop deletes all of the group's records.
 	Drop(ctx context.Context) error
 }

@@ -235,7 +235,7 @@ const CatalogSQL = `WITH t AS (SELECT c.*, n.nspname FROM pg_class c JOIN pg_nam
 		attcollation::regcollation, attnotnull, pg_get_expr(adbin, adrelid), attidentity, attgenerated, col_description(t.oid, attnum))
 		FROM t JOIN pg_attribute a ON attrelid = t.oid AND attnum > 0 AND NOT attisdropped LEFT JOIN pg_attrdef ON adrelid = t.oid AND adnum = attnum
 	UNION ALL SELECT format('constraint %I.%I.%s %s valid %s comment %s', nspname, relname, CASE WHEN conparentid = 0 THEN conname END, pg_get_constraintdef(k.oid), convalidated,
-		obj_description(k.oid, 'pg_constraint')) FROM t JOIN pg_constraint k ON conrelid = t.oid WHERE contype <> 't'
+		obj_description(k.oid, 'pg_constraint')) FROM t JOIN pg_constraint k ON conrelid = t.oid WHERE contype NOT IN ('t', 'n') -- NOT NULL has names from 18 on, which are not replicated
 	UNION ALL SELECT CASE WHEN i.relispartition THEN format('partition of an index on %I.%I %s', t.nspname, t.relname, substring(pg_get_indexdef(i.oid) FROM ' USING .*'))
 		ELSE format('index on %I.%I %s comment %s', t.nspname, t.relname, pg_get_indexdef(i.oid), obj_description(i.oid, 'pg_class')) END
 		FROM t JOIN pg_index x ON indrelid = t.oid JOIN pg_class i ON i.oid = indexrelid WHERE indisvalid

@@ -115,6 +115,9 @@ func (p *Packer) Frame(frame []byte) error {
 		return p.change(frame)
 	case 'I', 'U', 'D', 'T':
 		return p.change(frame)
+	case 'A': // PostgreSQL 18 sends it without having been asked to stream, too, see StreamAbort
+		_, err := p.StreamAbort(frame)
+		return err
 	}
 	return fmt.Errorf("%w: pgoutput message %q is not known", decode.ErrMalformed, frame[0])
 }

@@ -276,9 +276,15 @@ func (p *Packer) StreamAbort(frame []byte) (gone uint32, err error) {
 		return 0, err
 	}
 	st := &p.streams
+	if st.block != nil {
+		return 0, fmt.Errorf("%w: Stream Abort of transaction %d within a block", decode.ErrMalformed, a.XID)
+	}
 	s := st.open[a.XID]
-	if s == nil || st.block != nil {
-		return 0, fmt.Errorf("%w: Stream Abort of transaction %d, which is not open", decode.ErrMalformed, a.XID)
+	if s == nil {
+		// From PostgreSQL 18 on a transaction that was rolled back before it was read is not sent, but the aborts of its
+		// subtransactions are: they are marked as streamed when their changes are thrown away
+		// (ReorderBufferTruncateTXN in src/backend/replication/logical/reorderbuffer.c).
+		return 0, nil
 	}
 	if a.Sub == a.XID {
 		return p.forget(s), nil

@@ -2,8 +2,11 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -143,4 +146,23 @@ func (b books) create(ctx context.Context, pg *pgconn.PgConn) error {
 		return sink.Permanent(fmt.Errorf("sink/postgres: %w: flo keeps its checkpoint in schema %s of the destination, which is not there or not complete: GRANT CREATE ON DATABASE to the role, or let an administrator run what SetupSQL gives: %w", ErrPrivilege, b.schema, err))
 	}
 	return fmt.Errorf("sink/postgres: creating schema %s: %w", b.schema, err)
+}
+
+// ownTables is how the names of flo's own tables begin.
+var ownTables = []string{".checkpoints", ".backends", ".copies", ".copy_chunks", ".structures", ".keys_", ".stage_"}
+
+// explain says of a server's error that it is about flo's own tables, if it is. The server quotes the name that it
+// lacks in its message, in the quotes of its language.
+func (b books) explain(err error) error {
+	var pg *pgconn.PgError
+	if errors.Is(err, ErrBooksGone) || !errors.As(err, &pg) || pg.Code != "42P01" && pg.Code != "3F000" { // undefined_table, invalid_schema_name
+		return err
+	}
+	for _, word := range strings.FieldsFunc(pg.Message, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("\"'«»„“”", r) }) {
+		name, own := strings.CutPrefix(word, b.plain)
+		if own && (pg.Code == "3F000" && name == "" || pg.Code == "42P01" && slices.ContainsFunc(ownTables, func(t string) bool { return strings.HasPrefix(name, t) })) {
+			return fmt.Errorf("sink/postgres: schema %s: %w: %w", b.schema, ErrBooksGone, err)
+		}
+	}
+	return err
 }

@@ -34,7 +34,7 @@ type ddlPolicy struct {
 func WithoutDDL() Option { return func(c *config) { c.ddl.ignore = true } }
 
 // WithKeepDropped keeps tables, columns, types and schemas that the source drops. A column that is kept may be
-// NULL from then on. A table of the same name that the source makes later is refused while the old one has rows.
+// NULL from then on, and is used again, with the values it has, when the source adds one of its name. A table of the same name that the source makes later is refused while the old one has rows.
 func WithKeepDropped() Option { return func(c *config) { c.ddl.keep = true } }
 
 // WithDDLLockTimeout bounds how long each statement of a schema change waits for sessions that use the table.
@@ -101,7 +101,7 @@ func literal(s string) string { return pgsession.Literal(s) }
 func (s *Sink) newDDL(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, ch *decode.SchemaChange) *ddl {
 	worker := *st
 	worker.Worker = laneOwner(st.Worker) // one's books are all lanes'
-	d := &ddl{ctx: ctx, sink: s, pg: pg, st: &worker, change: ch, anew: map[uint32]bool{}}
+	d := &ddl{ctx: ctx, sink: s, pg: pg, st: &worker, change: checked(ch), anew: map[uint32]bool{}}
 	d.books = &structures{ctx: ctx, pg: pg, table: s.books.structures, st: &worker}
 	return d
 }
@@ -249,7 +249,7 @@ func remedy(err error) string {
 	case code == "2BP01", code == "0A000":
 		return "something at the destination depends on it: drop that (a view can be made again afterwards), or do it by hand" + then
 	case code == "42704", code == "42883", code == "42P01", code == "3F000":
-		return "make at the destination what is missing (an extension, a type, a function, a table)" + then
+		return "make at the destination what is missing (an extension, a collation, a type, a function, a table)" + then
 	case strings.HasPrefix(code, "23"), strings.HasPrefix(code, "22"):
 		return "the destination's rows forbid it: mend them, or copy the table afresh" + then
 	case code == "42P07", code == "42701", code == "42710":

@@ -41,6 +41,11 @@ var (
 	// ErrCopyLost says that the destination knows nothing of a copy that was under way there: it was
 	// emptied, restored, or is another database.
 	ErrCopyLost error = refusal("the destination has lost the copy that was under way: copy afresh (flo.WithResync and a new token, or Drop)")
+	// ErrBooksGone says that flo's own tables at the destination were dropped while a worker ran.
+	ErrBooksGone error = refusal("flo's own tables are gone at the destination, and the checkpoint with them: put them back from a backup that is of one moment with the rows, " +
+		"or copy afresh (flo.WithResync and a new token) with WithTruncateBeforeCopy, since nothing tells flo's rows from others any more")
+	// ErrCredentials says that the destination refused the role, its password, or its address.
+	ErrCredentials error = refusal("the destination refused the login: mend user and password of the connection string, the role, or pg_hba.conf, as the server says")
 	// ErrCopyIncomplete says that chunks or rows of a copied table do not add up.
 	ErrCopyIncomplete error = refusal("the copy is not complete: copy the table afresh")
 	// ErrPrivilege says that the destination's role lacks a right; the text names the GRANT.

@@ -77,6 +77,9 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 	if s.config.password != nil && strings.HasPrefix(pgsession.SQLState(err), "28") {
 		return nil, &passwordError{err}
 	}
+	if strings.HasPrefix(pgsession.SQLState(err), "28") {
+		return nil, sink.Permanent(fmt.Errorf("sink/postgres: %w: %w", ErrCredentials, err))
+	}
 	if err != nil {
 		if s.config.replica && pgsession.SQLState(err) == "42501" {
 			return nil, sink.Permanent(fmt.Errorf("sink/postgres: %w: WithReplicaRole needs a superuser, or (PostgreSQL 15 and later) GRANT SET ON PARAMETER session_replication_role TO the role: %w", ErrPrivilege, err))

@@ -150,7 +150,7 @@ func (s *Sink) Stats() Stats {
 func (s *Sink) Open(ctx context.Context, st sink.Start) (decode.Checkpoint, error) {
 	cp, err := s.openOne(ctx, st)
 	if err != nil {
-		return cp, err
+		return cp, s.books.explain(err)
 	}
 	if cp, err = s.openLanes(ctx, st, cp); err != nil {
 		s.fail(ctx)
@@ -226,9 +226,9 @@ func (s *Sink) prepareAndTakeOver(ctx context.Context, st sink.Start) (string, e
 // A connection lost during COMMIT is an error too, though the commit may have taken place: Open tells.
 func (s *Sink) Write(ctx context.Context, b *sink.Batch) error {
 	if s.open && len(s.lanes.all) > 0 {
-		return s.lanes.write(ctx, b)
+		return s.books.explain(s.lanes.write(ctx, b))
 	}
-	return s.writeOne(ctx, b)
+	return s.books.explain(s.writeOne(ctx, b))
 }
 
 // writeOne applies a batch by this connection.

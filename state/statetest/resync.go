@@ -13,7 +13,7 @@ import (
 func testResync(t *testing.T, s state.Store) {
 	want := func(want state.Resync) {
 		t.Helper()
-		got, err := s.Resync(t.Context())
+		got, _, err := s.Resync(t.Context())
 		is(t, err, nil)
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("read %+v, want %+v", got, want)
@@ -24,8 +24,17 @@ func testResync(t *testing.T, s state.Store) {
 		Pending: "two, \"quoted\"", Token: "one", Incarnation: "def", Tokens: []string{"one"}, Replaces: []string{"abc"},
 		Updated: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),
 	}
-	is(t, s.PutResync(t.Context(), r), nil)
+	rev, err := s.PutResync(t.Context(), r, 0)
+	is(t, err, nil)
 	want(r)
+	_, err = s.PutResync(t.Context(), state.Resync{Pending: "late"}, 0)
+	is(t, err, state.ErrConflict)
+	want(r)
+	next, err := s.PutResync(t.Context(), r, rev)
+	is(t, err, nil)
+	if _, now, err := s.Resync(t.Context()); err != nil || now != next || next <= rev {
+		t.Fatalf("revision %d behind %d, read %d: %v", next, rev, now, err)
+	}
 	if !r.Answers("one") || r.Answers("two") {
 		t.Error("it answers the wrong requests")
 	}

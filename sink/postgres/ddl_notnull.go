@@ -1,0 +1,43 @@
+package postgres
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/pgflo/flo/decode"
+)
+
+// uncheckedSuffix ends the definition of a constraint that older rows need not meet, as pg_get_constraintdef gives it.
+const uncheckedSuffix = " NOT VALID"
+
+// checked gives a schema change in which a column is NOT NULL only if all its rows are. From PostgreSQL 18 on a source may
+// say so of new rows alone (NOT NULL … NOT VALID), which earlier destinations can't: theirs becomes NOT NULL when the
+// source has validated it. https://www.postgresql.org/docs/current/sql-altertable.html
+func checked(ch *decode.SchemaChange) *decode.SchemaChange {
+	if ch == nil {
+		return nil
+	}
+	out := ch
+	for i := range ch.Tables {
+		t := &ch.Tables[i]
+		for _, k := range t.Constraints {
+			if k.Kind != "n" || !strings.HasSuffix(k.Definition, uncheckedSuffix) {
+				continue
+			}
+			if out == ch { // others read it too
+				clone := *ch
+				clone.Tables = slices.Clone(ch.Tables)
+				for j := range clone.Tables {
+					clone.Tables[j].Columns = slices.Clone(ch.Tables[j].Columns)
+				}
+				out = &clone
+			}
+			for j := range out.Tables[i].Columns {
+				if c := &out.Tables[i].Columns[j]; slices.Contains(k.Columns, c.Num) {
+					c.NotNull = false
+				}
+			}
+		}
+	}
+	return out
+}
