@@ -269,6 +269,9 @@ func (c *schemaScope) limit(s *decode.SchemaChange) {
 				n = decode.Name{Schema: d.Address[0], Name: d.Address[1]}
 			}
 			ours = has(d.OID, n, nil)
+		case d.Kind == "composite type column": // whose tables have the type nobody can tell
+			rest = append(rest, d)
+			continue
 		default: // of an index or a type that is gone nobody can tell whose it was
 			if ours = d.Original || kept; !ours {
 				continue

@@ -13,7 +13,8 @@ import (
 
 // WithDDLFromRelations hands schema changes to the sink without event triggers at the source: before the first row of a
 // table, and before each whose table has other columns than before, a change of decode.OpSchema that is Observed.
-// It has columns and their types only, so a renamed column looks like one that was dropped and another one, and
+// It has columns and their types only, so a renamed column looks like one that was dropped and another one (sink/postgres
+// stops with ErrDDL where these have the same type, for the values would be lost: rename or add it by hand), and
 // commands that no row follows (DROP TABLE among them) are not seen. A table that got a column is copied afresh
 // where the sink takes copies, since the default that its older rows have is not known. Not beside WithDDL.
 func WithDDLFromRelations() WorkerOption { return func(w *workerConfig) { w.observe = true } }

@@ -16,7 +16,8 @@ type SchemaChange struct {
 	Baseline bool `json:"baseline,omitempty"`
 	// Observed: no command was seen, for want of event triggers. Tables are as PostgreSQL described them to a
 	// row that follows: name, replica identity and columns, these with Name and Type only (Num is 0). A renamed
-	// column looks like one that was dropped and another that was added.
+	// column looks like one that was dropped and another that was added; sink/postgres, which would lose the old one's
+	// values, leaves it to you (ErrDDL) where both have the same type.
 	Observed bool `json:"observed,omitempty"`
 	// Tables are those that the command made or altered, as it left them.
 	Tables []TableShape `json:"tables,omitempty"`
@@ -139,7 +140,7 @@ func (t *TypeShape) Qualified() Name { return Name{Schema: t.Schema, Name: t.Nam
 
 // Dropped is a row of pg_event_trigger_dropped_objects.
 type Dropped struct {
-	// Kind is object_type: "table", "table column", "index", "table constraint", "type", "default value", …
+	// Kind is object_type: "table", "table column", "index", "table constraint", "type", "composite type column", "default value", …
 	Kind   string `json:"kind"`
 	OID    uint32 `json:"oid"`
 	Num    int16  `json:"num,omitempty"` // objsubid: a column's attnum

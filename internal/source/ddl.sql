@@ -220,7 +220,7 @@ BEGIN
 			schema_name, object_name, object_identity, address_names, address_args, n)
 		WHERE NOT d.is_temporary AND coalesce(d.schema_name, d.object_name) NOT IN ('flo', 'pg_catalog', 'information_schema', 'pg_toast')
 			AND coalesce(d.schema_name, d.object_name) !~ '^pg_(toast_)?temp'
-			AND (d.object_type IN ('table', 'table column', 'index', 'table constraint', 'domain constraint', 'default value', 'schema')
+			AND (d.object_type IN ('table', 'table column', 'index', 'table constraint', 'domain constraint', 'composite type column', 'default value', 'schema')
 				OR d.object_type = 'type' AND (d.original OR d.normal) AND TG_TAG NOT LIKE '%EXTENSION');
 	IF gone IS NOT NULL THEN
 		PERFORM flo.ddl_emit(json_build_object('tag', TG_TAG, 'query', flo.ddl_query(TG_TAG), 'dropped', gone));

@@ -21,6 +21,7 @@ func (d *ddl) dropAll() error {
 		{"default value", d.dropDefault},
 		{"table column", func(x *decode.Dropped) error { return d.dropColumn(x, true) }},
 		{"table column", func(x *decode.Dropped) error { return d.dropColumn(x, false) }},
+		{"composite type column", d.dropAttribute},
 		{"domain constraint", d.dropDomainConstraint},
 		{"type", d.dropType},
 		{"schema", d.dropSchema},
@@ -316,6 +317,25 @@ func (d *ddl) dropDomainConstraint(x *decode.Dropped) error {
 }
 
 // dropType drops a type that the books know; what still needs it here keeps it.
+// dropAttribute drops an attribute whose type the source has dropped, with CASCADE. One that is dropped by ALTER TYPE, which
+// tells of the type too, is gone already when the type is looked at.
+func (d *ddl) dropAttribute(x *decode.Dropped) error {
+	source, name := addressed(x)
+	p, err := d.books.called(typePage, source)
+	if err != nil || p == nil || p.typ.Kind != "c" {
+		return err
+	}
+	p.typ.Fields = slices.DeleteFunc(p.typ.Fields, func(f decode.ColumnShape) bool { return f.Name == name })
+	if err := d.books.put(p); err != nil {
+		return err
+	}
+	live, err := d.liveType(p.dest)
+	if err != nil || live == nil || live.table || !slices.ContainsFunc(live.fields, func(f liveColumn) bool { return f.name == name }) {
+		return err
+	}
+	return d.run(p.dest, fmt.Sprintf("dropping attribute %q", name), "ALTER TYPE "+identOf(p.dest)+" DROP ATTRIBUTE "+ident(name))
+}
+
 func (d *ddl) dropType(x *decode.Dropped) error {
 	p, err := d.books.get(typePage, x.OID)
 	if err != nil || p == nil {

@@ -21,8 +21,11 @@ var _ sink.CopyPlanner = (*Sink)(nil)
 var (
 	// ErrSchemaTools says that pg_dump and pg_restore are missing or older than the source.
 	ErrSchemaTools error = refusal("WithSchemaSync needs pg_dump and pg_restore that are not older than the source")
-	// ErrSchemaSource says that the source given to WithSchemaSync lacks a table of the copy.
+	// ErrSchemaSource says that the source given to WithSchemaSync lacks all tables of the copy.
 	ErrSchemaSource error = refusal("the source given to WithSchemaSync is not the pipeline's, or a table was dropped there since: give it the same database")
+	// ErrSchemaAltered says that the source has dropped or renamed columns between a copy and the worker's coming to it, and
+	// that the tables could not be made as they were: without flo.WithDDL nobody tells how.
+	ErrSchemaAltered error = refusal("tables were altered at the source since they were copied, and WithSchemaSync has made them as they are now: drop them at the destination and have them copied again (WithResync), or use WithDDL")
 	// ErrSchemaRoute says that a table cannot be made because of what rules do to it.
 	ErrSchemaRoute error = refusal("WithSchemaSync cannot make this table as the rules leave it: create it yourself")
 	// ErrSchema says that objects could not be made; the *SchemaError around it lists them.
@@ -73,6 +76,10 @@ const DefaultSchemaJobs = 4
 // Its role needs USAGE and SELECT on the copied tables. PostgreSQL's own pg_dump and pg_restore do the work,
 // the newest of PATH and the usual places; without a pair that is not older than the source the copy ends
 // with ErrSchemaTools.
+//
+// With flo.WithDDL, tables that the source has altered or dropped since their copy are made as they were copied, and the
+// stream brings the changes (their triggers, rules and statistics are left out); without it what doesn't fit then is
+// ErrSchemaAltered.
 //
 // What is there stays as it is: a table, an index, a default of a name that is there counts as made, and
 // what doesn't fit is reported (FitError). Doing it again, after a crash too, makes only what is missing.
@@ -238,10 +245,20 @@ func (s *Sink) BeginCopy(ctx context.Context, tables []sink.CopyTable) error {
 		if err := s.makeBefore(ctx, st, p); err != nil {
 			return judge(err, -1)
 		}
+		if err := s.makeTold(ctx, p.outdated); err != nil {
+			return err
+		}
+		if err := s.makeGone(ctx, p.outdated, tables); err != nil {
+			return err
+		}
 		s.schemaPhase("copying", 0)
 		s.schema.plan, coming = p, p.brings
 	}
-	if err := s.with(ctx, func(c *session, st *sink.Start) error { return s.fit(ctx, c.pg, st, tables, coming) }); err != nil {
+	err := s.with(ctx, func(c *session, st *sink.Start) error { return s.fit(ctx, c.pg, st, tables, coming) })
+	if p := s.schema.plan; err != nil && p != nil && s.config.sync != nil {
+		err = p.outdated.explain(err)
+	}
+	if err != nil {
 		return err
 	}
 	return s.enterTables(ctx, tables)
@@ -256,8 +273,14 @@ func (s *Sink) EndCopy(ctx context.Context, tables []sink.CopyTable) error {
 	if st == nil || p == nil {
 		return fmt.Errorf("sink/postgres: %w", ErrNotOpen)
 	}
+	if err := s.makeToldKeys(ctx, p.outdated, false); err != nil {
+		return err
+	}
 	if err := s.makeBehind(ctx, st, p, tables); err != nil {
 		return judge(err, -1)
+	}
+	if err := s.makeToldKeys(ctx, p.outdated, true); err != nil {
+		return err
 	}
 	s.schemaPhase("done", 0)
 	s.schema.plan = nil
@@ -269,6 +292,9 @@ func (s *Sink) CopiesTogether() bool { return s.config.sync != nil }
 
 // brings reports whether keys or unique indexes of a source table are still to come.
 func (p *plan) brings(oid uint32) bool {
+	if p.outdated.oids[oid] {
+		return true
+	}
 	if r := p.routes[oid]; r != nil && r.merged {
 		return true // the table that makes it is asked
 	}
@@ -311,7 +337,11 @@ func (s *Sink) planSchema(ctx context.Context, tables []sink.CopyTable) (p *plan
 	if err := a.write(ctx, a.functions()); err != nil {
 		return nil, err
 	}
-	p = newPlan(catalog, a, tables)
+	o, err := catalog.readOutdated(ctx, conn.PgConn(), tables, !s.config.ddl.ignore)
+	if err != nil {
+		return nil, err
+	}
+	p = newPlan(catalog, a, tables, o)
 	if err := a.write(ctx, p.list(a)); err != nil {
 		return nil, err
 	}

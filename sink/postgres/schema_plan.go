@@ -20,6 +20,8 @@ type plan struct {
 	words   map[string][]*entry // functions by name
 	extra   []string            // tables that are not copied and that copied ones need
 
+	outdated *outdated // tables that are not made as they stand at the source
+
 	before  []*entry            // types, functions, tables as they are at the source …
 	routed  map[uint32][]*entry // of tables that differ from the source's: with all their properties
 	order   []uint32            // of routed
@@ -33,14 +35,20 @@ type plan struct {
 // security, publications, what acts on the whole database.
 var neverMade = []string{"", "ACL", "DEFAULT ACL", "POLICY", "ROW SECURITY", "SECURITY LABEL", "EVENT TRIGGER"}
 
+// neededByAny are the kinds that schema changes don't tell of.
+var neededByAny = []string{"EXTENSION", "FUNCTION", "COLLATION"}
+
 // behindCopy are the kinds that are made behind the copy.
 var behindCopy = []string{"CONSTRAINT", "INDEX", "INDEX ATTACH", "STATISTICS", "CHECK CONSTRAINT", "FK CONSTRAINT", "TRIGGER", "RULE"}
 
 // newPlan chooses of an archive what the copied tables need.
-func newPlan(c *sourceCatalog, a *archive, tables []sink.CopyTable) *plan {
-	p := &plan{catalog: c, routes: map[uint32]*route{}, chosen: map[int]bool{}, entries: a.byID, routed: map[uint32][]*entry{}, copied: map[uint32]bool{}, tables: map[uint32]*entry{}}
+func newPlan(c *sourceCatalog, a *archive, tables []sink.CopyTable, o *outdated) *plan {
+	p := &plan{catalog: c, outdated: o, routes: map[uint32]*route{}, chosen: map[int]bool{}, entries: a.byID, routed: map[uint32][]*entry{}, copied: map[uint32]bool{}, tables: map[uint32]*entry{}}
 	makers := map[decode.Name]bool{}
 	for _, t := range tables {
+		if o.oids[t.Source] || o.gone[t.Source] {
+			continue
+		}
 		r := newRoute(t, c.tables[t.Source])
 		r.merged = makers[r.dest]
 		makers[r.dest] = true
@@ -59,6 +67,15 @@ func newPlan(c *sourceCatalog, a *archive, tables []sink.CopyTable) *plan {
 	for _, e := range a.entries {
 		if p.copied[e.oid] && e.kind == "TABLE" && !p.routes[e.oid].merged {
 			p.include(e)
+		}
+	}
+	for _, e := range a.entries { // what else they need: extensions, functions
+		if e.kind == "TABLE" && o.oids[e.oid] {
+			for _, id := range e.deps {
+				if d := a.byID[id]; d != nil && slices.Contains(neededByAny, d.kind) {
+					p.include(d)
+				}
+			}
 		}
 	}
 	// Properties of properties (a comment on an index) stand behind what they are about.
@@ -99,7 +116,7 @@ func (p *plan) relaxAncestors() {
 
 // include chooses an entry and all that it needs.
 func (p *plan) include(e *entry) {
-	if p.chosen[e.id] || slices.Contains(neverMade, e.kind) {
+	if p.chosen[e.id] || slices.Contains(neverMade, e.kind) || e.kind == "TABLE" && p.outdated.made(e.oid) {
 		return
 	}
 	p.chosen[e.id] = true

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -70,8 +71,14 @@ func (c *sourceCatalog) readTables(ctx context.Context, pg *pgconn.PgConn, copie
 			gone = append(gone, t.Relation.Qualified().String())
 		}
 	}
-	if gone != nil {
-		return fmt.Errorf("sink/postgres: %w: it has no table of the OIDs of %s", ErrSchemaSource, strings.Join(gone, ", "))
+	if len(gone) == len(copied) && len(gone) > 0 { // dropped since, or it is another database
+		told, err := yes(ctx, pg, "SELECT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'flo' AND p.proname = 'ddl_describe')")
+		if err != nil {
+			return err
+		}
+		if !told || slices.ContainsFunc(copied, func(t sink.CopyTable) bool { return t.Schema == nil }) {
+			return fmt.Errorf("sink/postgres: %w: it has no table of the OIDs of %s", ErrSchemaSource, strings.Join(gone, ", "))
+		}
 	}
 	rows, err := query(ctx, pg, `SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p') AND c.oid <> ALL ($1::oid[]) AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
