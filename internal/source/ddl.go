@@ -18,7 +18,7 @@ import (
 )
 
 // DDLVersion of what ddl.sql installs. It rises with each change of it.
-const DDLVersion = 1
+const DDLVersion = 2
 
 // MinDDLVersion is the first whose pgoutput sends logical messages, as server_version_num.
 // https://www.postgresql.org/docs/14/protocol-logical-replication.html
