@@ -11,4 +11,8 @@ func TestAttemptsOfAStreamThatWasRolledBackHaveOtherNumbers(t *testing.T) {
 	if now := attemptAfter(0); attemptAfter(now+5) != now+6 || attemptAfter(now) <= now {
 		t.Error("attempts must rise")
 	}
+	again := newAttempts()
+	if first, second := again(7), again(7); second <= first {
+		t.Errorf("attempt %d behind %d, of a stream that was rolled back at once", second, first)
+	}
 }

@@ -164,6 +164,9 @@ func getLetter(ctx context.Context, store *deadletter.Store, e *deadletter.Entry
 // transaction, or the initial copy is not drained) wait for it: run it, then replay. Letters from before a TRUNCATE
 // of their table, or a fresh copy, are out of date, and removed without being written.
 //
+// One that is interrupted, by a lost connection or because the lease could not be renewed in time (ErrLeaseLost), may be
+// called again: what was written is written once, and the other letters are there.
+//
 // The sink stays open, so that Run may follow: Run closes it. Close it if none follows.
 func (w *Worker) Replay(ctx context.Context) (n int, err error) {
 	err = w.alone(ctx, func(ctx context.Context, s *working) error {
@@ -226,7 +229,7 @@ func (w *Worker) alone(ctx context.Context, f func(context.Context, *working) er
 	defer t.end()
 	defer w.status.stop(nil)
 	s := &working{Worker: w, stream: stream}
-	return t.judge(func() error {
+	err = t.judge(func() error {
 		if err := s.register(t.stop, store); err != nil {
 			return err
 		}
@@ -242,6 +245,10 @@ func (w *Worker) alone(ctx context.Context, f func(context.Context, *working) er
 		}
 		return f(t.stop, s)
 	}())
+	if errors.Is(err, state.ErrLost) {
+		return fmt.Errorf("%w while dead letters were worked on: call it again; what is done stays done, and the other letters are there: %w", ErrLeaseLost, err)
+	}
+	return err
 }
 
 // claim takes the worker's lease, or gives ErrRunning if another process keeps it.

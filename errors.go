@@ -35,6 +35,8 @@ var (
 	// ErrStreamLost: the JetStream stream was deleted, or is not the one that the slot or a sink's
 	// checkpoint belongs to.
 	ErrStreamLost = errors.New("flo: stream lost")
+	// ErrStreamSettings: somebody gave the JetStream stream settings with which it can lose changes; the text names each.
+	ErrStreamSettings = errors.New("flo: the stream's settings were changed")
 	// ErrHistoryGone: a new worker needs the initial copy, which the stream no longer holds.
 	ErrHistoryGone = errors.New("flo: the stream no longer holds the beginning")
 	// ErrLeaseLost: another process works under the same name. Run doesn't return it: it stands by, and
@@ -42,6 +44,14 @@ var (
 	ErrLeaseLost = sink.ErrLeaseLost
 	// ErrTables: tables that were asked for cannot be replicated.
 	ErrTables = errors.New("flo: tables cannot be replicated")
+	// ErrCredentials: the source refused flo's role, its password, or its address (pg_hba.conf). A password that
+	// WithPassword's function gives is asked for again instead.
+	ErrCredentials = errors.New("flo: the source refused the login")
+	// ErrSlotTaken: a replication slot of the name that the group needs belongs to somebody else, such as a group of the
+	// same name that copies another database of the server.
+	ErrSlotTaken = errors.New("flo: the slot's name is taken")
+	// ErrNoWorker: RemoveWorker was given a name that no worker of the group has.
+	ErrNoWorker = errors.New("flo: the group has no such worker")
 	// ErrPrivilege: a role lacks a privilege at the source; the text names the GRANT.
 	ErrPrivilege = errors.New("flo: privilege is missing")
 	// ErrSourceSettings: the source's version or settings (wal_level, for one) don't allow logical replication.
@@ -97,7 +107,7 @@ func fatal(err error) bool {
 	if errors.As(err, &se) {
 		return true
 	}
-	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrHistoryGone, ErrTables, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrTransactionTooLarge, ErrMode, ErrTableForgotten, ErrFinished, ErrWALLimit} {
+	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrStreamSettings, ErrHistoryGone, ErrTables, ErrCredentials, ErrSlotTaken, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrTransactionTooLarge, ErrMode, ErrTableForgotten, ErrFinished, ErrWALLimit} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -143,6 +153,10 @@ func named(err error) error {
 	if err == nil || fatal(err) {
 		return err
 	}
+	var settings *bus.ConfigError
+	if errors.As(err, &settings) {
+		return fmt.Errorf("%w: %w", ErrStreamSettings, err)
+	}
 	for inner, outer := range map[error]error{
 		bus.ErrStreamGone:      ErrStreamLost,
 		bus.ErrOtherSource:     ErrSourceChanged,
@@ -150,9 +164,11 @@ func named(err error) error {
 		source.ErrSlotLost:     ErrSlotLost,
 		source.ErrSlotMissing:  ErrSlotLost,
 		source.ErrSlotMismatch: ErrSlotLost,
+		source.ErrSlotExists:   ErrSlotTaken,
 		source.ErrSlotAhead:    ErrGap,
 		source.ErrTable:        ErrTables,
 		source.ErrPrivilege:    ErrPrivilege,
+		source.ErrCredentials:  ErrCredentials,
 		source.ErrSource:       ErrSourceSettings,
 		flocopy.ErrPermission:  ErrPrivilege,
 		flocopy.ErrRowSecurity: ErrPrivilege,

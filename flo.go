@@ -122,8 +122,8 @@ func (f *Flo) WaitFor(ctx context.Context, lsn LSN) error {
 		if done {
 			return nil
 		}
-		if err != nil && ctx.Err() == nil && !transient(err) && !errors.Is(err, bus.ErrNoStream) && !errors.Is(err, state.ErrNotFound) {
-			return err
+		if err != nil && ctx.Err() == nil && !transient(err) && !errors.Is(err, bus.ErrNoStream) && !errors.Is(err, state.ErrNotFound) && !f.replaces(err) {
+			return named(err)
 		}
 		if ended := f.ended.Load(); ended != nil {
 			if *ended != nil {
@@ -141,6 +141,12 @@ func (f *Flo) WaitFor(ctx context.Context, lsn LSN) error {
 			return fmt.Errorf("flo: waiting for %s: %w", lsn, err)
 		}
 	}
+}
+
+// replaces reports whether an error is about a stream that WithResync is about to replace.
+func (f *Flo) replaces(err error) bool {
+	var settings *bus.ConfigError
+	return f.cfg.resync != "" && errors.As(err, &settings)
 }
 
 const (
@@ -185,7 +191,8 @@ func (f *Flo) RemoveWorker(ctx context.Context, name string) error {
 }
 
 // Drop removes what flo made for the group: slot, publications, streams, state. Nothing may run. Sinks
-// keep what they hold. What is gone already is no error.
+// keep what they hold, and their checkpoints: to begin again with the same group takes WithResync (see
+// Replicator.Drop). What is gone already is no error.
 func (f *Flo) Drop(ctx context.Context) error { return f.replicator.Drop(ctx) }
 
 // link is a way to JetStream, and how to give it up.

@@ -304,7 +304,8 @@ func WithPassword(f func(context.Context) (string, error)) ReplicatorOption {
 }
 
 // WithTables names what is replicated: "schema.table", exact, no folding of case; without a schema it
-// is "public"; '*' stands for any characters; '"' quotes. None: all tables that exist at start.
+// is "public"; '*' stands for any characters; '"' quotes. None: all tables that exist at start. Each has to match a
+// table when Run starts, else it ends with ErrTables.
 func WithTables(patterns ...string) ReplicatorOption {
 	return func(c *config) { c.tables = append(c.tables, patterns...) }
 }
@@ -334,7 +335,7 @@ func WithSlotFailover() ReplicatorOption { return func(c *config) { c.slotFailov
 // and WithExcludeTables can't be given besides. They have to publish insert, update, delete and truncate (a table
 // without replica identity may stand in one of insert and truncate only), each table in one of them, and
 // not via the partition root; anything else ends Run with ErrTables or ErrSourceSettings. A table that the owner adds
-// later is copied beside the stream.
+// later is copied beside the stream, as is one whose publication was changed for a while, see docs/operations.md.
 func WithPublication(names ...string) ReplicatorOption {
 	return func(c *config) { c.publications, c.adoptGiven = append([]string(nil), names...), true }
 }
@@ -400,7 +401,7 @@ func WithRules(r ...rules.Rule) WorkerOption {
 // WithBatchSize limits a batch, in changes. 1 to 1,000,000, default 10,000.
 func WithBatchSize(n int) WorkerOption { return func(w *workerConfig) { w.batchSize = n } }
 
-// WithBatchBytes limits a batch, in bytes of its changes; a larger change makes a batch of its own.
+// WithBatchBytes limits a batch, in bytes of its changes as they came and of their decoded values; a larger change makes a batch of its own.
 // 1 KiB to 1 GiB, default 8 MiB.
 func WithBatchBytes(n int) WorkerOption { return func(w *workerConfig) { w.batchBytes = n } }
 
@@ -460,7 +461,7 @@ func newConfig(opts []Option) *config {
 		walLimit:        DefaultWALLimit,
 		walAction:       WarnOnWAL,
 		lease:           defaultLease,
-		attemptAfter:    attemptAfter,
+		attemptAfter:    newAttempts(),
 		worker: workerConfig{
 			batchSize: defaultBatchSize, batchBytes: defaultBatchBytes, startAt: StartAtBeginning,
 			policy: Stop, letterLimit: defaultLetterLimit,

@@ -252,7 +252,7 @@ func (r *Replicator) Settle(ctx context.Context) error {
 
 // RemoveWorker frees what a worker that will not come back holds: the stream is no longer kept for it, WaitFor
 // no longer waits for it, and its dead letters are deleted. If it does come back, it is a new worker. One that runs is refused: to be sure of one
-// that died on another machine takes up to the lease's time.
+// that died on another machine takes up to the lease's time. A name that no worker of the group has is ErrNoWorker.
 func (r *Replicator) RemoveWorker(ctx context.Context, name string) error {
 	link, err := r.cfg.connectNATS(ctx)
 	if err != nil {
@@ -267,7 +267,25 @@ func (r *Replicator) RemoveWorker(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(dropLetters(ctx, link, r.cfg, name), store.DeleteWorker(ctx, name), hold.Release(ctx))
+	unknown := r.unknown(ctx, store, name)
+	return errors.Join(dropLetters(ctx, link, r.cfg, name), store.DeleteWorker(ctx, name), hold.Release(ctx), unknown)
+}
+
+// unknown gives ErrNoWorker for a name that no worker has.
+func (r *Replicator) unknown(ctx context.Context, store state.Store, name string) error {
+	_, _, err := store.Worker(ctx, name)
+	if !errors.Is(err, state.ErrNotFound) {
+		return err
+	}
+	workers, err := store.Workers(ctx)
+	if err != nil {
+		return err
+	}
+	there := make([]string, len(workers))
+	for i := range workers {
+		there[i] = workers[i].Name
+	}
+	return fmt.Errorf("%w: %q; group %q has %q", ErrNoWorker, name, r.cfg.group, there)
 }
 
 // claim takes the lease of something that must not run, and refuses if it does.
@@ -302,6 +320,9 @@ func (r *Replicator) claimAll(ctx context.Context, store state.Store) (holds []*
 // Drop removes what flo made for the group: slot, publications (not those of WithPublication), the event triggers of
 // WithDDL if no other group of the database uses them, streams and state. Nothing of the group may run, in
 // whatever process: then nothing is removed, and the error names it. What is gone already is no error.
+//
+// Sinks keep what they hold, a PostgreSQL destination its checkpoint too: the group's next start ends with ErrStreamLost
+// unless it is given WithResync, or the checkpoint is deleted there.
 func (r *Replicator) Drop(ctx context.Context) error {
 	if r.running.Load() {
 		return fmt.Errorf("flo: Drop while the replicator runs: stop it first")
@@ -327,8 +348,8 @@ func (r *Replicator) Drop(ctx context.Context) error {
 			return err
 		}
 	}
-	stream, err := bus.Open(ctx, r.cfg.bus(link))
-	if err != nil && !errors.Is(err, bus.ErrNoStream) {
+	stream, _, err := openAny(ctx, r.cfg.bus(link))
+	if err != nil {
 		return err
 	}
 	mine, merr := r.slotIsOurs(ctx, stream, store)
@@ -338,11 +359,10 @@ func (r *Replicator) Drop(ctx context.Context) error {
 	if derr := r.dropSource(ctx, mine); derr != nil {
 		return derr
 	}
-	if err == nil {
-		err = stream.Delete(ctx)
-	}
-	if err != nil && !errors.Is(err, bus.ErrNoStream) {
-		return err
+	if stream != nil {
+		if err := stream.Delete(ctx); err != nil {
+			return err
+		}
 	}
 	if err := deadletter.Drop(ctx, link.js, r.cfg.group); err != nil {
 		return err

@@ -11,7 +11,6 @@ import (
 
 	"github.com/pgflo/flo/internal/names"
 	"github.com/pgflo/flo/internal/source"
-	"github.com/pgflo/flo/state"
 )
 
 // adopts reports whether somebody else owns the publications.
@@ -38,45 +37,6 @@ func (s *replication) adopt(ctx context.Context) error {
 	return s.remember(ctx, s.conn, s.tables)
 }
 
-// addedByOwner gives the tables that the owner has added, or taken out and added again, since the group's record was
-// written: they are copied. Where there is no record the publications are adopted just now.
-func (s *replication) addedByOwner(ctx context.Context) (added []uint32, err error) {
-	rec, err := s.store.Adopted(ctx)
-	if s.noCopy || errors.Is(err, state.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	for i := range s.tables {
-		if t := &s.tables[i]; !stayed(rec.Tables, t.OID, s.entries) {
-			added = append(added, t.OID)
-			s.log.InfoContext(ctx, "a table was added to the publication: it is copied", slog.String("table", names.Qualified(t.Schema, t.Name)))
-		}
-	}
-	return added, nil
-}
-
-// stayed reports whether a table has been published without a break since then.
-func stayed(then map[uint32][]uint32, oid uint32, now map[uint32][]uint32) bool {
-	was, had := then[oid]
-	return had && (len(now[oid]) == 0 || slices.ContainsFunc(now[oid], func(entry uint32) bool { return slices.Contains(was, entry) }))
-}
-
-// adopted notes which tables the group has, once the stream says that they are copied.
-func (s *replication) adopted(ctx context.Context) error {
-	if !s.r.cfg.adopts() {
-		return nil
-	}
-	now := make(map[uint32][]uint32, len(s.tables))
-	for i := range s.tables {
-		oid := s.tables[i].OID
-		now[oid] = s.entries[oid]
-	}
-	s.entries = now
-	return s.store.PutAdopted(ctx, state.Adopted{Tables: now})
-}
-
 // joins reports whether a table of which changes come was added by the owner since the session began: then the
 // round that copies it has to stand in front of them.
 func (s *replication) joins(ctx context.Context, conn *pgx.Conn, oid uint32) (bool, error) {
@@ -101,7 +61,7 @@ func (s *replication) watchAdopted(ctx context.Context) error {
 	p, err := s.r.source.AdoptPublications(ctx, conn, s.r.cfg.publications)
 	if errors.Is(err, source.ErrTable) || errors.Is(err, source.ErrSource) {
 		return &adoptedChanged{fmt.Errorf("a publication was changed while changes were read from it, so that some may be missing; "+
-			"mend it, and if the table was written to meanwhile, %s: %w", startOver, err)}
+			"mend it, %s: %w", s.afterMending(), err)}
 	}
 	if err != nil {
 		return err
@@ -110,7 +70,13 @@ func (s *replication) watchAdopted(ctx context.Context) error {
 		return slices.ContainsFunc(tables, func(o source.Table) bool { return o.OID == t.OID })
 	}
 	for _, t := range p.Tables {
-		if !s.noCopy && s.r.cfg.mode != CopyOnly && !stayed(s.entries, t.OID, p.Entries) {
+		if s.r.cfg.mode == CopyOnly || s.noCopy && !known(s.known, t.OID) {
+			continue
+		}
+		switch err := s.edited(ctx, &t, p.Entries); {
+		case err != nil:
+			return err
+		case !known(s.known, t.OID):
 			s.log.InfoContext(ctx, "a table was added to the publication", slog.String("table", names.Qualified(t.Schema, t.Name)))
 			return errRound
 		}

@@ -71,18 +71,15 @@ type commitStamp struct {
 
 // noteCommit keeps the last transaction's, for the record.
 func (st *streaming) noteCommit(frame []byte) {
-	if len(frame) < 5 {
-		return
-	}
-	switch frame[0] {
+	switch frame[0] { // the packer has read it, too
 	case 'C':
+		if c, err := decode.ParseCommit(frame); err == nil {
+			st.lastCommit.Store(&commitStamp{c.CommitLSN, c.CommitTime})
+		}
 	case 'c':
-		frame = append([]byte{'C'}, frame[5:]...) // Int32 transaction, then as in Commit
-	default:
-		return
-	}
-	if c, err := decode.ParseCommit(frame); err == nil { // the packer has read it, too
-		st.lastCommit.Store(&commitStamp{c.CommitLSN, c.CommitTime})
+		if c, err := decode.ParseStreamCommit(frame); err == nil {
+			st.lastCommit.Store(&commitStamp{c.CommitLSN, c.CommitTime})
+		}
 	}
 }
 
@@ -121,11 +118,8 @@ func beginning(data []byte) (at decode.LSN, when time.Time, err error) {
 	case 'B':
 		b, err := decode.ParseBegin(data)
 		return b.CommitLSN, b.CommitTime, err
-	case 'c': // as noteCommit reads it
-		if len(data) < 5 {
-			return 0, when, fmt.Errorf("%w: Stream Commit cut", decode.ErrMalformed)
-		}
-		c, err := decode.ParseCommit(append([]byte{'C'}, data[5:]...))
+	case 'c':
+		c, err := decode.ParseStreamCommit(data)
 		return c.CommitLSN, c.CommitTime, err
 	}
 	return 0, when, nil
@@ -155,6 +149,11 @@ func commitTime(body []byte) (at time.Time, err error) {
 		case 'C':
 			c, err := decode.ParseCommit(rec.Data)
 			at = c.CommitTime
+			return err
+		case wire.RecStreamed:
+			var s wire.Streamed
+			err := rec.JSON(&s)
+			at = s.Time
 			return err
 		}
 		return nil

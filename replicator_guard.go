@@ -22,7 +22,7 @@ const (
 	// the replicator is started again and has drained it, or until Drop.
 	StopOnWAL WALAction = "stop"
 	// DropSlotOnWAL ends Run with ErrWALLimit and drops the slot, so that the source gets its disk back. What
-	// the slot held is lost to the group: it takes Drop and a fresh copy to go on.
+	// the slot held is lost to the group: it takes a fresh copy to go on, by WithResync.
 	DropSlotOnWAL WALAction = "drop slot"
 )
 
@@ -81,6 +81,8 @@ func (r *Replicator) guarded(ctx context.Context, run func(context.Context) erro
 	}
 	if r.cfg.walAction == DropSlotOnWAL {
 		limit = r.dropOverLimit(ctx, limit)
+	} else {
+		limit = fmt.Errorf("%w. Start again to go on where it stopped, or start over by WithResync, or call Drop: until then the slot keeps the WAL, and more of it", limit)
 	}
 	r.source.Logger.ErrorContext(ctx, "stopped", slog.Any("error", limit))
 	if err != nil {
@@ -98,7 +100,7 @@ func (r *Replicator) dropOverLimit(ctx context.Context, limit error) error {
 		return fmt.Errorf("%w. The slot was to be dropped, and is still there (SELECT pg_drop_replication_slot('%s')): %w", limit, r.cfg.slot, err)
 	}
 	r.status.update(func(st *ReplicatorStatus) { st.WALKept, st.WALStatus = 0, "" })
-	return fmt.Errorf("%w. The slot was dropped: %s", limit, startOver)
+	return fmt.Errorf("%w. The slot was dropped: to go on, %s", limit, startOver)
 }
 
 // guardEvery is how often the slot is looked at.
@@ -183,7 +185,7 @@ func (r *Replicator) lookAtWAL(ctx context.Context, conn *pgx.Conn, g *walGuard)
 	}
 	if act && r.cfg.walAction != WarnOnWAL {
 		return fmt.Errorf("%w: slot %q keeps %d bytes of WAL, the limit is %d: changes did not get into the stream, because NATS was away, the stream full, or the source too fast; "+
-			"see LastError. Start again to go on where it stopped, or call Drop, or start over WithResync: until then the slot keeps the WAL, and more of it", ErrWALLimit, r.cfg.slot, slot.RetainedBytes, g.limit)
+			"see LastError", ErrWALLimit, r.cfg.slot, slot.RetainedBytes, g.limit)
 	}
 	text := fmt.Sprintf("%s%q keeps more than %d bytes at the source; is NATS away, or the stream full?", warnWALKept, r.cfg.slot, g.limit)
 	if !g.warned {

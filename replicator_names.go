@@ -134,9 +134,21 @@ func inOrder(now, all []decode.Name) []decode.Name {
 	return out
 }
 
+// tellsApart reports whether options may mean one of two names and not the other: patterns of tables, and rules, whose
+// names are not asked. The rules of workers in other processes are not known here.
+func (c *config) tellsApart(a, b decode.Name) bool {
+	for _, text := range slices.Concat(c.tables, c.exclude) {
+		if p, err := names.Parse(text); err == nil && p.Match(a.Schema, a.Name) != p.Match(b.Schema, b.Name) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(c.workers, func(w workerConfig) bool { return len(w.rules) > 0 })
+}
+
+// warnOfNames says what a rename means for options that name tables.
 func (s *replication) warnOfNames(ctx context.Context, now decode.Name, all []decode.Name) {
 	for _, n := range all {
-		if n != now {
+		if n != now && s.r.cfg.tellsApart(n, now) {
 			s.warn(ctx, fmt.Sprintf("table %s was called %s before: rules for either name hold for all of its rows, a Route for the name that a row was written under; "+
 				"write the new name into rules, routes and WithTables", names.Qualified(now.Schema, now.Name), names.Qualified(n.Schema, n.Name)))
 		}

@@ -36,6 +36,7 @@ type resync struct {
 	stream *bus.Stream // nil: there is none
 	fit    error       // why the stream can't be worked with; it can be replaced
 	rec    state.Resync
+	rev    uint64 // of the record
 }
 
 // resync starts the group over, if that was asked for and not done, or was left half done.
@@ -45,7 +46,7 @@ func (r *Replicator) resync(ctx context.Context, link *link, store state.Store, 
 	if x.stream, x.fit, err = openAny(ctx, r.cfg.bus(link)); err != nil {
 		return err
 	}
-	if x.rec, err = store.Resync(ctx); err != nil {
+	if x.rec, x.rev, err = store.Resync(ctx); err != nil {
 		return err
 	}
 	token, known := x.wanted()
@@ -149,6 +150,15 @@ func (x *resync) slots(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 	}
+	if !ours && rec.Slot == "" && cfg.slot == defaultSlot(cfg.group) {
+		// NATS has lost all that was known, and the slot is what is left of it, by its name and kind. One that is in
+		// use is another's, or of a replicator that still runs.
+		if slot.Active {
+			return nil, fmt.Errorf("%w: slot %q is in use by process %d at the source, and nothing tells that it is this group's: stop what uses it, if that is a replicator of this group, "+
+				"and start again; otherwise choose another group, or another slot by WithSlot", ErrSlotTaken, cfg.slot, slot.ActivePID)
+		}
+		ours = true
+	}
 	if !ours {
 		return nil, fmt.Errorf("%w: slot %q exists at the source, and the group is not known to have made it; %s", ErrStreamLost, cfg.slot, remedy)
 	}
@@ -198,11 +208,23 @@ func latest(list []string, add ...string) []string {
 
 func (x *resync) put(ctx context.Context, rec state.Resync) error {
 	rec.Updated = time.Now().UTC()
-	if err := x.store.PutResync(ctx, rec); err != nil {
+	rev, err := x.store.PutResync(ctx, rec, x.rev)
+	if err != nil {
 		return err
 	}
-	x.rec = rec
+	x.rec, x.rev = rec, rev
 	return nil
+}
+
+// still fails if another replicator has written the record since this one did: whoever goes on with the request, or
+// has answered it, began with that. A replicator that was paused in front of a step learns so that the step, and what
+// is there by now, is not its own any more.
+func (x *resync) still(ctx context.Context) error {
+	_, rev, err := x.store.Resync(ctx)
+	if err == nil && rev != x.rev {
+		err = fmt.Errorf("%w: another replicator has taken the resync over", state.ErrConflict)
+	}
+	return err
 }
 
 // dropSlots is step 2. A walsender of a replicator that no longer has the lease may still hold the slot.
@@ -213,6 +235,9 @@ func (x *resync) dropSlots(ctx context.Context, names []string) error {
 			continue
 		}
 		if err != nil {
+			return err
+		}
+		if err := x.still(ctx); err != nil {
 			return err
 		}
 		if slot.Active {
@@ -228,7 +253,13 @@ func (x *resync) dropSlots(ctx context.Context, names []string) error {
 // clear is step 3. The stream goes last: it tells whose the slot is. One that was never written to stays, since
 // somebody may have made it for flo.
 func (x *resync) clear(ctx context.Context) error {
+	if err := x.still(ctx); err != nil {
+		return err
+	}
 	if err := deadletter.Drop(ctx, x.link.js, x.r.cfg.group); err != nil {
+		return err
+	}
+	if err := x.still(ctx); err != nil {
 		return err
 	}
 	if err := x.store.ForgetTables(ctx); err != nil {
@@ -245,6 +276,9 @@ func (x *resync) clear(ctx context.Context) error {
 		if info.LastSeq == 0 {
 			return nil
 		}
+	}
+	if err := x.still(ctx); err != nil {
+		return err
 	}
 	if err := x.stream.Delete(ctx); err != nil {
 		return err
@@ -268,6 +302,9 @@ func (x *resync) create(ctx context.Context) error {
 // answered is step 5.
 func (x *resync) answered(ctx context.Context) error {
 	cfg := x.r.cfg
+	if err := x.still(ctx); err != nil {
+		return err
+	}
 	if err := x.store.PutReplicator(ctx, state.Replicator{
 		Group: cfg.group, Incarnation: x.stream.Incarnation(), System: x.sys.ID, Database: x.sys.Database, Slot: cfg.slot, Mode: string(cfg.mode),
 		Phase: string(PhaseStarting), Updated: time.Now().UTC(),

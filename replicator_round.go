@@ -109,7 +109,11 @@ func (s *replication) goOn(ctx context.Context) error {
 			due[oid] = true
 		}
 	}
-	for _, oid := range added {
+	forgotten, err := s.forgotten(ctx, tableIDs(asked))
+	if err != nil {
+		return err
+	}
+	for _, oid := range slices.Concat(added, forgotten) {
 		due[oid] = true
 	}
 	workers, err := s.store.Workers(ctx)
@@ -126,17 +130,19 @@ func (s *replication) goOn(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.r.cfg.adopts() {
-		return s.adopted(ctx)
+	if !s.r.cfg.adopts() {
+		if err := s.ensurePublications(ctx, asked); err != nil {
+			return err
+		}
 	}
-	return s.ensurePublications(ctx, asked)
+	return s.adopted(ctx)
 }
 
 // askedFor gives the tables that the group is to have, and those that are new to it.
 func (s *replication) askedFor(ctx context.Context) (asked []source.Table, added []uint32, err error) {
 	if s.r.cfg.adopts() {
 		if err = s.adopt(ctx); err == nil {
-			added, err = s.addedByOwner(ctx)
+			added, err = s.editedByOthers(ctx, s.tables, s.entries)
 		}
 		return s.tables, added, err
 	}
@@ -149,20 +155,26 @@ func (s *replication) askedFor(ctx context.Context) (asked []source.Table, added
 
 // added gives the tables that the publications don't have: they are new to the group.
 func (s *replication) added(ctx context.Context, asked []source.Table) ([]uint32, error) {
-	if s.noCopy {
-		return nil, nil // they join from now on
-	}
 	name := s.r.cfg.publicationName()
-	published, err := s.r.source.PublishedTables(ctx, s.conn, []string{name, name + source.KeylessSuffix})
+	both := []string{name, name + source.KeylessSuffix}
+	published, err := s.r.source.PublishedTables(ctx, s.conn, both)
 	if err != nil {
 		return nil, err
+	}
+	entries, err := s.r.source.OwnEntries(ctx, s.conn, both)
+	if err != nil {
+		return nil, err
+	}
+	changed, err := s.editedByOthers(ctx, asked, entries)
+	if err != nil || s.noCopy {
+		return nil, err // they join from now on
 	}
 	keyless, err := s.r.source.PublishedTables(ctx, s.conn, []string{name + source.KeylessSuffix})
 	if err != nil {
 		return nil, err
 	}
-	if len(published) == 0 && len(asked) > 0 {
-		return nil, fmt.Errorf("%w: publication %q holds none of the tables that are asked for: it was dropped or changed; %s", ErrTables, name, startOver)
+	if _, there := entries.Publications[name]; !there && len(asked) > 0 {
+		return nil, fmt.Errorf("%w: publication %q, which flo made, does not exist any more: changes since then can't be read; %s", ErrTables, name, startOver)
 	}
 	have := map[uint32]bool{}
 	for _, t := range published {
@@ -173,8 +185,11 @@ func (s *replication) added(ctx context.Context, asked []source.Table) ([]uint32
 			delete(have, t.OID)
 		}
 	}
-	var added []uint32
+	added := changed
 	for _, t := range asked {
+		if slices.Contains(changed, t.OID) {
+			continue
+		}
 		if !have[t.OID] {
 			added = append(added, t.OID)
 			s.log.InfoContext(ctx, "a table is new to the group, or to its updates and deletes: it is copied", slog.String("table", names.Qualified(t.Schema, t.Name)))
@@ -197,7 +212,11 @@ func (s *replication) wanted(w *state.Worker, group []source.Table) []uint32 {
 
 // beginRound puts the marker of a round into the stream and waits until it is stored.
 func (s *replication) beginRound(ctx context.Context, asked []source.Table, due map[uint32]bool) error {
-	old, next := s.attempt, s.r.cfg.attemptAfter(s.attempt)
+	old := s.attempt
+	next, err := s.nextAttempt(ctx)
+	if err != nil {
+		return err
+	}
 	latest := make(map[uint32]uint32, len(asked))
 	s.round = nil
 	for i := range asked {
@@ -217,11 +236,16 @@ func (s *replication) beginRound(ctx context.Context, asked []source.Table, due 
 		return err
 	}
 	s.attempt, s.start, s.copyDone = next, 0, false
+	if err := s.keepLineage(ctx, s.attempt, s.lineage.base, latest); err != nil {
+		return err
+	}
 	body := room()
 	if s.tail.Open { // the part of a transaction that the last session left: it comes again, whole
 		body = wire.AppendRecord(body, wire.RecAbort, nil)
 	}
-	body, err := wire.AppendJSON(body, wire.RecRound, wire.NewRound(s.attempt, s.lineage.base, latest))
+	marker := wire.NewRound(s.attempt, s.lineage.base, latest)
+	marker.Before = old
+	body, err = wire.AppendJSON(body, wire.RecRound, marker)
 	if err != nil {
 		return err
 	}

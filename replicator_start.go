@@ -44,6 +44,7 @@ type replication struct {
 	tail     wire.Point
 	tailTime time.Time // of the commit of the tail's last transaction; zero if the tail doesn't tell
 	attempt  uint32
+	before   uint32 // the attempt that the stream had before; of a Start
 	copyDone bool   // or was, when the session began
 	noCopy   bool   // the attempt began without a copy
 	start    uint64 // sequence of the message that began the attempt
@@ -52,15 +53,18 @@ type replication struct {
 	finished bool   // a CopyOnly copy is whole
 
 	pub       *bus.Publisher
-	published []string            // names of the publications
-	tables    []source.Table      // of the group
-	entries   map[uint32][]uint32 // what publishes them, where somebody else owns the publications
+	published []string       // names of the publications
+	tables    []source.Table // of the group
+	entries   source.Entries // what publishes them
+	known     state.Adopted  // as the group's record has it
 	lineage   lineage
-	round     []source.Table  // those that this session copies
-	slot      *source.NewSlot // holds the snapshot until the copy has imported it
-	made      bool            // this session made the group's slot
-	lineages  lineages
-	schema    schemaTracking
+	// lineageSeq is the message that says the same, 0 if this session wrote none.
+	lineageSeq uint64
+	round      []source.Table  // those that this session copies
+	slot       *source.NewSlot // holds the snapshot until the copy has imported it
+	made       bool            // this session made the group's slot
+	lineages   lineages
+	schema     schemaTracking
 
 	acked      ackedPositions
 	lastCommit atomic.Pointer[commitStamp] // of the last transaction that was received
@@ -171,8 +175,7 @@ func (s *replication) decide(ctx context.Context) (bool, error) {
 	}
 	if s.tailSeq == 0 {
 		if !missing {
-			return false, fmt.Errorf("%w: the slot %q exists at the source, and the stream holds nothing: the stream was deleted or emptied, or another application's slot has this name. "+
-				"If it is this group's, run WithResync and a new token, or call Drop, to start over, and should the slot stay, drop it by hand; if it is another's, choose another group, or another slot by WithSlot", ErrStreamLost, s.r.cfg.slot)
+			return false, s.orphaned(ctx)
 		}
 		return true, nil
 	}
@@ -197,6 +200,20 @@ func (s *replication) decide(ctx context.Context) (bool, error) {
 		return true, nil
 	}
 	return false, err
+}
+
+// orphaned is a slot without a stream.
+func (s *replication) orphaned(ctx context.Context) error {
+	way := "run WithResync and a new token to start over"
+	rec, err := s.store.Replicator(ctx)
+	if err != nil && !errors.Is(err, state.ErrNotFound) {
+		return err
+	}
+	if slot := s.r.cfg.slot; rec.Slot != slot && slot != defaultSlot(s.r.cfg.group) { // which WithResync leaves alone
+		way = fmt.Sprintf("drop it (SELECT pg_drop_replication_slot('%s')) and run WithResync and a new token to start over", slot)
+	}
+	return fmt.Errorf("%w: the slot %q exists at the source, and the stream holds nothing: the stream was deleted or emptied, or another application's slot has this name. "+
+		"If it is this group's, %s; if it is another's, choose another group, or another slot by WithSlot", ErrStreamLost, s.r.cfg.slot, way)
 }
 
 // lostHistory reports whether an error says that the stream can't be continued.
@@ -303,7 +320,11 @@ func (s *replication) begin(ctx context.Context) error {
 	if err := s.stream.DropCopies(ctx, s.last); err != nil {
 		return err
 	}
-	s.attempt, s.start, s.copyDone, s.noCopy = s.r.cfg.attemptAfter(s.attempt), 0, false, false
+	next, err := s.nextAttempt(ctx)
+	if err != nil {
+		return err
+	}
+	s.before, s.attempt, s.start, s.copyDone, s.noCopy = s.attempt, next, 0, false, false
 	if err := s.openPublisher(ctx); err != nil {
 		return err
 	}
@@ -372,7 +393,7 @@ func (s *replication) ensurePublications(ctx context.Context, tables []source.Ta
 		}
 	}
 	p, err := s.r.source.EnsurePublication(ctx, s.conn, source.PublicationSpec{Name: s.r.cfg.publicationName(), Tables: tables})
-	if pgsession.SQLState(err) == undefinedTable {
+	if state := pgsession.SQLState(err); state == undefinedTable || state == duplicateObject || errors.Is(err, source.ErrRenamed) {
 		return fmt.Errorf("%w: a table was dropped or renamed since it was looked for: %w", errAgain, err)
 	}
 	if err != nil {
@@ -381,7 +402,7 @@ func (s *replication) ensurePublications(ctx context.Context, tables []source.Ta
 	for _, w := range p.Warnings {
 		s.warn(ctx, w)
 	}
-	s.published, s.tables = p.Names, p.Tables
+	s.published, s.tables, s.entries = p.Names, p.Tables, p.Entries
 	return s.remember(ctx, s.conn, s.tables)
 }
 
@@ -431,10 +452,15 @@ func (s *replication) publishStart(ctx context.Context) error {
 		s.round, s.copyDone, s.noCopy = nil, true, true
 	}
 	s.lineage = begun(s.attempt, tableIDs(s.round))
+	if !s.noCopy {
+		if err := s.keepLineage(ctx, s.attempt, s.lineage.base, s.lineage.latest); err != nil {
+			return err
+		}
+	}
 	point := s.slot.Point
 	body, err := wire.AppendJSON(room(), wire.RecStart, wire.Start{
 		Attempt: s.attempt, Point: point, Slot: s.r.cfg.slot, System: s.sys.ID, Database: s.sys.Database,
-		Timeline: int32(s.sys.Timeline), Mode: string(s.r.cfg.mode), Tables: s.lineage.due,
+		Timeline: int32(s.sys.Timeline), Mode: string(s.r.cfg.mode), Tables: s.lineage.due, Before: s.before,
 	})
 	if err != nil {
 		return err
@@ -493,6 +519,8 @@ func (s *replication) openPublisher(ctx context.Context) error {
 		return err
 	}
 	s.acked.init(s.r.cfg.replayWindow, s.tail.End)
+	tail := s.tail
+	s.stored.Store(&tail)
 	pub.OnAck(s.onAck)
 	s.pub = pub
 	return nil

@@ -67,6 +67,9 @@ func (s *replication) run(ctx context.Context) error {
 	if err := s.openPublisher(ctx); err != nil {
 		return err
 	}
+	if err := s.fenceStaged(ctx); err != nil {
+		return err
+	}
 	if err := s.trackSchema(ctx); err != nil {
 		return err
 	}
@@ -213,7 +216,7 @@ func (st *streaming) own(ctx, stop context.Context) error {
 			if err := st.frame(ctx, ev.Data); err != nil {
 				return err
 			}
-			if st.frames++; st.frames%housekeepingFrames != 0 {
+			if st.frames++; st.frames%housekeepingFrames != 0 && !st.copyEnded() {
 				continue
 			}
 		case source.Keepalive:
@@ -241,6 +244,17 @@ func (st *streaming) own(ctx, stop context.Context) error {
 	return st.hand(ctx)
 }
 
+// copyEnded reports whether the end of the copy is still to be marked. The marker may not wait: while it is not there
+// nothing of `changes` is purged, and what stands in front of it goes past a closed gate.
+func (st *streaming) copyEnded() bool {
+	select {
+	case <-st.copied:
+		return true
+	default:
+		return false
+	}
+}
+
 // undecodable is what an internal error of the server in mid-stream means. While PostgreSQL makes a
 // slot it forgets what transactions that were open over its full snapshot have done to the catalog
 // (SnapBuildCommitTxn and xact_decode in src/backend/replication/logical/snapbuild.c and decode.c): a
@@ -253,7 +267,7 @@ func (st *streaming) undecodable(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: without the transaction before: %w", errAgain, err)
 	}
 	if errors.As(err, &pg) && pg.Code == undefinedObject {
-		return fmt.Errorf("%w: a publication of the group is gone: %w; %s", ErrTables, err, startOver)
+		return st.publicationGone(ctx, err)
 	}
 	if !errors.As(err, &pg) || pg.Code != internalError {
 		return err
@@ -273,8 +287,11 @@ const internalError = "XX000"
 // undefinedObject is its SQLSTATE for a publication, among others, that is not there.
 const undefinedObject = "42704"
 
-// undefinedTable is its SQLSTATE for a table that is not there.
-const undefinedTable = "42P01"
+// undefinedTable is its SQLSTATE for a table that is not there, duplicateObject for one that a publication has already.
+const (
+	undefinedTable  = "42P01"
+	duplicateObject = "42710"
+)
 
 // wait is how long to wait for the server: not at all if a batch could go right now.
 func (st *streaming) wait(inflight int) time.Duration {

@@ -278,8 +278,8 @@ func (s *replication) discard(d discarded) {
 	s.discards.list = append(s.discards.list, d)
 }
 
-// stagedPurges bounds how many transactions' staged messages one round of the upkeep deletes.
-const stagedPurges = 256
+// stagedPurging bounds how long one round of the upkeep deletes staged messages; the next one goes on.
+const stagedPurging = purgeInterval / 2
 
 // purgeDiscarded deletes what this session has staged of transactions that were rolled back, and, once, what
 // older sessions have staged of transactions that no record names. A message of this session must have been
@@ -299,8 +299,9 @@ func (s *replication) purgeDiscarded(ctx context.Context) error {
 	list := s.discards.list
 	s.discards.list = nil
 	s.discards.Unlock()
+	began := time.Now()
 	for i, d := range list {
-		if d.last < verified && i < stagedPurges {
+		if d.last < verified && time.Since(began) < stagedPurging {
 			err := s.stream.PurgeStaged(ctx, d.id, d.last+1, verified)
 			if err == nil {
 				continue
@@ -317,6 +318,22 @@ func (s *replication) keepDiscards(list []discarded) {
 	for _, d := range list {
 		s.discard(d)
 	}
+}
+
+// fenceStaged publishes a message that means nothing, if something is staged: once it is stored, what older sessions have
+// staged in vain can be swept. Otherwise that might leave no room for this session's first message.
+func (s *replication) fenceStaged(ctx context.Context) error {
+	if s.verified.Load() > s.last {
+		return nil
+	}
+	list, err := s.stream.Staged(ctx)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	fence := pack.NewBatch(wire.Header{
+		Kind: wire.Staged, Session: s.id, Attempt: s.attempt, CopyDone: s.copyDone, NoCopy: s.noCopy, Start: s.start, Timeline: s.tailTimeline(),
+	}, room())
+	return s.pub.Publish(ctx, s.stream.StagedEndsSubject(), fence.Messages(s.stream.MaxPayload()), nil)
 }
 
 // sweepStaged deletes what older sessions have staged and not ended.
@@ -384,7 +401,7 @@ func (s *replication) stagedEnd(ctx context.Context, from uint64) (e stagedEnd, 
 // their records are purged.
 func (s *replication) purgeStaged(ctx context.Context, upTo decode.LSN, verified uint64) error {
 	var done uint64
-	for range stagedPurges {
+	for began := time.Now(); time.Since(began) < stagedPurging; {
 		end, seq, err := s.stagedEnd(ctx, done+1)
 		if errors.Is(err, bus.ErrEmpty) || err == nil && (end.end > upTo || seq >= verified) {
 			break

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"reflect"
 	"sync"
 	"time"
 
@@ -147,10 +148,10 @@ func (s *replication) purge(ctx context.Context) error {
 	}
 	verified := s.verified.Load()
 	changes, rows, drained := verified, verified, s.attempt
-	position := decode.LSN(math.MaxUint64) // before the message that is needed
+	position := decode.LSN(math.MaxUint64) // what ends up to here is applied
 	for i := range workers {
 		w := &workers[i]
-		needed, from, ok, err := s.verifyCheckpoint(ctx, w)
+		needed, ok, err := s.verifyCheckpoint(ctx, w)
 		if err != nil {
 			return err
 		}
@@ -158,7 +159,7 @@ func (s *replication) purge(ctx context.Context) error {
 			return nil
 		}
 		changes = min(changes, needed)
-		position = min(position, from)
+		position = min(position, w.Checkpoint.End)
 		rows = min(rows, s.copiedBy(w))
 		drained = min(drained, w.Checkpoint.Attempt)
 	}
@@ -175,6 +176,12 @@ func (s *replication) purge(ctx context.Context) error {
 			return err
 		}
 		s.swept = true
+	}
+	if s.lineageSeq > 0 && s.lineageSeq <= verified {
+		if err := s.stream.PurgeLineage(ctx, s.lineageSeq, verified); err != nil {
+			return err
+		}
+		s.lineageSeq = 0
 	}
 	if changes == 0 {
 		return nil
@@ -218,6 +225,10 @@ func (s *replication) watchTables(ctx context.Context) error {
 		had[t.OID] = t.HasIdentity
 		named[names.Qualified(t.Schema, t.Name)] = true
 	}
+	entries, err := s.r.source.OwnEntries(ctx, conn, s.published)
+	if err != nil {
+		return err
+	}
 	if err := s.remember(ctx, conn, s.tables); err != nil { // partitions that come and go between two Relation messages
 		return err
 	}
@@ -248,6 +259,9 @@ func (s *replication) watchTables(ctx context.Context) error {
 			s.log.WarnContext(ctx, "a table was taken out of the publication: it is put back and copied afresh", slog.String("table", names.Qualified(t.Schema, t.Name)))
 			return errRound
 		}
+		if err := s.edited(ctx, &t, entries); err != nil {
+			return err
+		}
 		tables = append(tables, t)
 		lost = lost || identity && !t.HasIdentity
 	}
@@ -258,7 +272,13 @@ func (s *replication) watchTables(ctx context.Context) error {
 	for _, w := range p.Warnings {
 		s.warn(ctx, w)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if s.entries = p.Entries; reflect.DeepEqual(s.record(), s.known) {
+		return nil
+	}
+	return s.adopted(ctx)
 }
 
 // promoted reports whether the source was a standby when the session began and is none now: a session that begins
@@ -271,25 +291,29 @@ func (s *replication) promoted(ctx context.Context) bool {
 	return err == nil && sys.ID == s.sys.ID && !sys.InRecovery
 }
 
-// stallBound is how long a full stream may stand still, with nothing left to purge, within a transaction.
+// stallBound is how long a full stream may stand still, with nothing left to purge.
 const stallBound = 5 * time.Second
 
-// tooLarge reports a transaction that can't get into the stream: the stream is full, it ends within the
-// transaction, and all workers have finished what stands before it.
+// tooLarge reports a transaction that can't get into the stream: the stream is full, and all workers have finished
+// what it holds in front of that transaction.
 func (s *replication) tooLarge(ctx context.Context) error {
 	at := s.stored.Load()
 	st := s.pub.Status()
-	if at == nil || !at.Open || st.State != bus.Stalled || time.Since(st.Since) < stallBound {
-		return nil
+	if st.State != bus.Stalled || time.Since(st.Since) < stallBound || !at.Open && !s.whole.Load() {
+		return nil // copied rows make room once they are drained
 	}
 	workers, err := s.store.Workers(ctx)
 	if err != nil || len(workers) == 0 {
 		return nil // asked again soon
 	}
 	for _, w := range workers {
-		if w.Checkpoint.End < at.End {
+		if w.Checkpoint.End < at.End || !at.Open && w.Checkpoint.Attempt < s.attempt {
 			return nil
 		}
+	}
+	if !at.Open {
+		return fmt.Errorf("%w: the next transaction behind %s does not fit into a stream of %d bytes, from which everything else is gone: raise WithStreamMaxBytes, and start again: it goes on where it stopped",
+			ErrTransactionTooLarge, at.End, s.r.cfg.maxBytes)
 	}
 	return fmt.Errorf("%w: transaction %s does not fit into a stream of %d bytes, of which %d changes are stored: raise WithStreamMaxBytes, and start again: it goes on where it stopped",
 		ErrTransactionTooLarge, at.LSN, s.r.cfg.maxBytes, at.Ordinal)
@@ -308,25 +332,24 @@ func (s *replication) copiedBy(w *state.Worker) uint64 {
 }
 
 // verifyCheckpoint compares a checkpoint with the message that it names. needed is that message's first
-// sequence: of one in parts the worker needs all, since the checkpoint may lie within it. from is where it begins:
-// what ends at or before that stands in messages before.
-func (s *replication) verifyCheckpoint(ctx context.Context, w *state.Worker) (needed uint64, from decode.LSN, ok bool, err error) {
+// sequence: of one in parts the worker needs all, since the checkpoint may lie within it.
+func (s *replication) verifyCheckpoint(ctx context.Context, w *state.Worker) (needed uint64, ok bool, err error) {
 	cp := w.Checkpoint
 	if cp.Incarnation == s.stream.Incarnation() && cp.Seq == 0 {
-		return 0, 0, true, nil // it has written nothing but copied rows
+		return 0, true, nil // it has written nothing but copied rows
 	}
 	if cp.Incarnation != s.stream.Incarnation() || cp.Seq > s.verified.Load() {
-		return 0, 0, false, nil
+		return 0, false, nil
 	}
 	msg, err := s.stream.Get(ctx, cp.Seq)
 	if err != nil {
-		return 0, 0, false, err
+		return 0, false, err
 	}
 	h, _, err := wire.Parse(msg.Data)
 	if err != nil {
-		return 0, 0, false, err
+		return 0, false, err
 	}
-	return cp.Seq - uint64(h.Part), h.From.End, h.Session == cp.Session && holds(&h, cp.End), nil
+	return cp.Seq - uint64(h.Part), h.Session == cp.Session && holds(&h, cp.End), nil
 }
 
 // byteGate holds writers back while the stream is larger than flo's own limits, which lie below the

@@ -4,8 +4,8 @@ import (
 	"unicode/utf8"
 )
 
-// WithResync asks for a fresh start of the group, once for each token: the way out of every stop that says that
-// changes may be missing (ErrSlotLost, ErrGap, ErrSourceChanged, ErrStreamLost, ErrHistoryGone and their like). The
+// WithResync asks for a fresh start of the group, once for each token: the way out of the stops that say that
+// changes may be missing (ErrSlotLost, ErrGap, ErrSourceChanged, ErrStreamLost, ErrStreamSettings, ErrHistoryGone). The
 // token is any text of yours, a date or a ticket, of up to 200 bytes; "" asks for nothing.
 //
 // A replicator whose group doesn't know the token yet drops the group's slot, replaces the stream, and begins again
@@ -17,6 +17,10 @@ import (
 // table of what flo had brought there and copies afresh; other sinks are given everything again. A worker with this
 // option waits until the group's replicator has done what the token asks for, and takes the new stream whatever the
 // sink's checkpoint says.
+//
+// Where NATS has lost stream and state, a slot of the group's name and kind that nobody uses is taken for the group's;
+// one that was named by WithSlot is left alone, and the error names the command that drops it. A stream whose settings
+// were changed (ErrStreamSettings) is replaced too.
 //
 // A group of which NATS has lost everything, and one that was dropped, has forgotten its tokens too: leave the option
 // out again when it has done its work.

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/flotest"
@@ -74,6 +77,13 @@ func TestAResyncIsTheWayOutOfEveryStop(t *testing.T) {
 		}, flo.ErrGap},
 		{"stream deleted", deleteStream, flo.ErrStreamLost},
 		{"bucket deleted", deleteBucket, flo.ErrStreamLost},
+		{"stream's settings changed", func() {
+			c := p.stream(ctx).CachedInfo().Config
+			c.MaxMsgs, c.Discard = 2, jetstream.DiscardOld
+			if _, err := p.jetStream().UpdateStream(ctx, c); err != nil {
+				t.Fatal(err)
+			}
+		}, flo.ErrStreamSettings},
 		{"stream and bucket and slot deleted", func() { deleteStream(); deleteBucket(); dropSlot() }, nil},
 		{"message missing", func() {
 			s := p.stream(ctx)
@@ -109,6 +119,20 @@ func TestAResyncIsTheWayOutOfEveryStop(t *testing.T) {
 	if now := p.incarnation(ctx); now != made {
 		t.Error("an earlier token has started over again")
 	}
+}
+
+// The slot of the group's own name is all that is left of it.
+func TestAResyncTakesTheSlotThatIsLeftWhenNATSHasLostEverything(t *testing.T) {
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	copied(t, ctx, p)
+	err := errors.Join(p.jetStream().DeleteStream(ctx, streamName), p.jetStream().DeleteKeyValue(ctx, streamName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.src.Exec(t, `DELETE FROM t WHERE id < 50; INSERT INTO t VALUES (1000, 'in the gap')`)
+	wantStop(t, p.launch(ctx, flo.WithSink(p.sink())).ends(ctx), flo.ErrStreamLost, "WithResync")
+	p.startsOver(ctx, "all gone")
 }
 
 // Whatever step was the last, the next start finishes what was begun, and only once.
@@ -277,4 +301,44 @@ func TestAResyncOfOtherModes(t *testing.T) {
 			t.Errorf("%d changes were seen, want the first and the third", n)
 		}
 	})
+}
+
+// A replicator that was paused within a resync, and whose successor has gone on with it, does no step of it any more.
+func TestAResyncThatWasTakenOverIsLeftToTheOther(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	copied(t, ctx, p)
+	f, err := flo.New(p.options(flo.WithResync("again"), flo.WithSink(p.sink()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv, err := p.jetStream().KeyValue(ctx, streamName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := errors.New("enough was seen")
+	var steps []int
+	taken := map[int]bool{}
+	f.Replicator().BeforeResyncStep(func(at int) error {
+		steps = append(steps, at)
+		if at == 5 {
+			return done
+		}
+		if at != 1 && at != 2 || taken[at] {
+			return nil
+		}
+		taken[at] = true
+		e, err := kv.Get(ctx, "resync") // as the successor does
+		if err == nil {
+			_, err = kv.Put(ctx, "resync", e.Value())
+		}
+		return err
+	})
+	if err := launch(t, ctx, f).ends(ctx); !errors.Is(err, done) {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(steps); !strings.HasPrefix(got, "[0 1 0 1 2 0 1 2 3 4 5]") {
+		t.Errorf("steps %s", got)
+	}
 }

@@ -3,6 +3,7 @@ package flo_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -383,4 +384,80 @@ func TestAMessageThatACheckpointLiesWithinIsNotPurgedInParts(t *testing.T) {
 	case <-again.done:
 		t.Fatalf("the rest is not there any more: %v", again.err)
 	}
+}
+
+// The stream is rolled back behind the marker of a round that a worker waits for, and the round that follows has a lower
+// number: its replicator runs on a machine whose clock is behind.
+func TestAWorkerThatDrainsARoundNoticesThatItsMarkerIsGone(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable, keylessTable)
+	store, window := lazyStore(p)
+	var number atomic.Uint32
+	number.Store(1)
+	opts := func(tables ...string) []flo.Option {
+		return []flo.Option{window, flo.WithTables(tables...), flo.WithSink(p.sink()), flo.WithAttempts(func(uint32) uint32 { return number.Load() })}
+	}
+	p.start(ctx, opts("t")...)
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'a'); INSERT INTO log (what) VALUES ('copied')`)
+	p.catchUp(ctx)
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	backup := store.save()
+	open := p.begin(ctx, 0) // the round's snapshot waits for it
+	number.Store(100)
+	p.start(ctx, opts("t", "log")...)
+	eventually(t, ctx, "the worker waits for the round's copy", func() bool {
+		return p.f.Status().Workers[0].Phase == flo.PhaseCopying
+	})
+	open.holdsUp()
+	store.close()
+	store.restore(backup)
+	number.Store(50)
+	store.start()
+	p.nats = store.server
+	p.src.Exec(t, `INSERT INTO t VALUES (3, 'by which the replicator notices')`)
+	eventually(t, ctx, "the other round has begun", func() bool {
+		return slices.ContainsFunc(p.messages(ctx), func(m stored) bool { return m.has(wire.RecRound) && m.head.Attempt == 50 })
+	})
+	open.exec(`COMMIT`)
+	p.src.Exec(t, `INSERT INTO t VALUES (2, 'b'); INSERT INTO log (what) VALUES ('streamed')`)
+	p.catchUp(ctx)
+	p.equal(ctx)
+}
+
+// The stream is rolled back behind the round through which a table joined. At the source the table is in the publication
+// all the same, and the message that says which tables the stream has had was purged long ago.
+func TestATableThatJoinedBehindARollbackIsCopiedAgain(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable, keylessTable)
+	store, window := lazyStore(p)
+	p.start(ctx, window, flo.WithTables("t"), flo.WithSink(p.sink()))
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'a'); INSERT INTO log (what) VALUES ('copied')`)
+	p.catchUp(ctx)
+	eventually(t, ctx, "the marker of the copy is purged", func() bool {
+		return !slices.ContainsFunc(p.messages(ctx), func(m stored) bool { return m.has(wire.RecStart) })
+	})
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	backup := store.save()
+	alone := launch(t, ctx, p.replicator(window, flo.WithTables("t", "log")))
+	eventually(t, ctx, "the table has joined", func() bool {
+		alone.running()
+		st := alone.of.(*flo.Replicator).Status()
+		return st.Phase == flo.PhaseStreaming && st.CopyDone && len(st.Tables) > 0
+	})
+	if err := alone.stop(); err != nil {
+		t.Fatal(err)
+	}
+	store.close()
+	store.restore(backup)
+	store.start()
+	p.src.Exec(t, `INSERT INTO t VALUES (2, 'b'); INSERT INTO log (what) VALUES ('streamed')`)
+	p.start(ctx, window, flo.WithTables("t", "log"), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.equal(ctx)
 }

@@ -97,7 +97,7 @@ func TestNoSecretIsInAnyLogErrorStatusOrRecord(t *testing.T) {
 		return x.String()
 	}
 	log, said := new(journal), new(strings.Builder)
-	attempt := func(src, dst, natsURL string, until func(f *flo.Flo) bool, opts ...flo.Option) {
+	attempt := func(src, dst, natsURL string, until func(f *flo.Flo) bool, opts ...flo.Option) error {
 		t.Helper()
 		s, err := postgres.New(dst, postgres.WithLogger(log.logger()))
 		if err != nil {
@@ -120,12 +120,13 @@ func TestNoSecretIsInAnyLogErrorStatusOrRecord(t *testing.T) {
 		})
 		err = r.stop()
 		fmt.Fprintf(said, "%v\n%+v\n%#v\n%+v\n", err, err, err, f.Status())
+		return err
 	}
 	admin := "nats://admin:" + natsSecret + "@" + g.url
 	good := func(f *flo.Flo) bool { return f.Status().Workers[0].Applied > 0 }
 	retried := func(f *flo.Flo) bool { return f.Status().Replicator.LastError != "" }
-	attempt(as(source, wrong), as(target, dstSecret), admin, nil)
-	attempt(as(source, srcSecret), as(target, wrong), admin, nil)
+	wantStop(t, attempt(as(source, wrong), as(target, dstSecret), admin, nil), flo.ErrCredentials)
+	wantStop(t, attempt(as(source, srcSecret), as(target, wrong), admin, nil), postgres.ErrCredentials)
 	attempt(as(source, srcSecret), as(target, dstSecret), "nats://admin:"+wrong+"@"+g.url, retried)
 	attempt(as(source, srcSecret), as(target, dstSecret), "nats://admin:"+wrong+"@127.0.0.1:1", retried)
 	attempt(strings.Replace(as(source, srcSecret), "127.0.0.1", "no-such-host.invalid", 1), as(target, dstSecret), admin, retried)

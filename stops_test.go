@@ -515,6 +515,7 @@ func TestARemovedWorkerHoldsNobodyUp(t *testing.T) {
 	if err := p.f.RemoveWorker(ctx, "retired"); err != nil {
 		t.Fatal(err)
 	}
+	wantStop(t, p.f.RemoveWorker(ctx, "retierd"), flo.ErrNoWorker, "retierd", "default")
 	p.src.Exec(t, `INSERT INTO t VALUES (2, 'x')`)
 	p.catchUp(ctx) // waits for all registered workers
 	p.equal(ctx)
@@ -527,7 +528,7 @@ func TestDropLeavesASlotThatIsAnotherApplications(t *testing.T) {
 	p.src.Exec(t, `SELECT pg_create_physical_replication_slot('`+name+`')`)
 	t.Cleanup(func() { p.src.Exec(t, `SELECT pg_drop_replication_slot('`+name+`')`) })
 	for range 2 {
-		wantStop(t, p.launch(ctx, flo.WithSlot(name), flo.WithSink(p.sink())).ends(ctx), flo.ErrStreamLost, name, "another application")
+		wantStop(t, p.launch(ctx, flo.WithSlot(name), flo.WithSink(p.sink())).ends(ctx), flo.ErrStreamLost, name, "another application", "pg_drop_replication_slot")
 	}
 	if err := p.f.Drop(ctx); err != nil {
 		t.Fatal(err)

@@ -63,7 +63,8 @@ func (o *openedTx) holdsUp() {
 	o.p.t.Helper()
 	conn := o.p.src.Conn(o.p.t)
 	eventually(o.p.t, o.ctx, "transaction "+o.xid+" holds a slot up", func() (waits bool) {
-		err := conn.QueryRow(o.ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted AND transactionid::text = $1)`, o.xid).Scan(&waits)
+		err := conn.QueryRow(o.ctx, `SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+			WHERE datname = current_database() AND locktype = 'transactionid' AND NOT granted AND transactionid::text = $1)`, o.xid).Scan(&waits)
 		return err == nil && waits
 	})
 }

@@ -284,6 +284,14 @@ func TestAStreamedTransactionMakesAPartitionAndWritesToIt(t *testing.T) {
 
 // What is staged may be lost with a part of the stream, or deleted by somebody.
 func TestAStreamedTransactionWhoseChangesAreGoneIsAGap(t *testing.T) {
+	stagedMessageIsGone(t, 1)
+}
+
+func TestAStreamedTransactionWithAHoleIsAGap(t *testing.T) { stagedMessageIsGone(t, 4) }
+
+// stagedMessageIsGone deletes the nth staged message of a transaction before a worker comes.
+func stagedMessageIsGone(t *testing.T, nth int) {
+	t.Helper()
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -307,7 +315,10 @@ func TestAStreamedTransactionWhoseChangesAreGoneIsAGap(t *testing.T) {
 		t.Fatalf("%v %v", info.State.Subjects, err)
 	}
 	for _, m := range p.messages(ctx) {
-		if info.State.Subjects[m.subject] > 0 { // the first one
+		if info.State.Subjects[m.subject] == 0 {
+			continue
+		}
+		if nth--; nth == 0 {
 			if err := s.DeleteMsg(ctx, m.seq); err != nil {
 				t.Fatal(err)
 			}
@@ -317,6 +328,25 @@ func TestAStreamedTransactionWhoseChangesAreGoneIsAGap(t *testing.T) {
 	wantStop(t, launch(t, ctx, p.worker(flo.WithSink(p.sink()))).ends(ctx), flo.ErrGap, "staged", "Drop")
 	if n := p.dst.QueryString(t, `SELECT count(*) FROM t`); n != "1" {
 		t.Errorf("%s rows: a part of the transaction is at the destination", n)
+	}
+}
+
+// Large transactions come one behind the other, with nothing between: what is staged of one must not keep out the next
+// when its record is the last message of the stream.
+func TestStreamedTransactionsFollowEachOtherThroughALimitedStream(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, wideTable)
+	streamEarly(t, p.src)
+	p.start(ctx, flo.WithStreaming(true), flo.WithStreamMaxBytes(16<<20), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	for i := range 4 {
+		p.src.Exec(t, `INSERT INTO wide SELECT i, repeat(md5(i::text), 32) FROM generate_series($1::int + 1, $1 + 6000) i`, i*6000)
+	}
+	p.catchUp(within(t, ctx, time.Minute))
+	p.equal(ctx)
+	if w := p.f.Status().Replicator.Warnings; len(w) > 0 {
+		t.Errorf("the transactions are to be streamed: %q", w)
 	}
 }
 

@@ -90,7 +90,7 @@ func TestASlotThatKeepsTooMuchWALIsDroppedWhereThatWasAskedFor(t *testing.T) {
 	parallel(t)
 	ctx := testContext(t)
 	p, nats, r := awayFromNATS(t, ctx, flo.DropSlotOnWAL)
-	wantStop(t, r.ends(ctx), flo.ErrWALLimit, "was dropped", "Drop")
+	wantStop(t, r.ends(ctx), flo.ErrWALLimit, "was dropped", "WithResync")
 	if n := p.src.QueryString(t, `SELECT count(*) FROM pg_replication_slots`); n != "0" {
 		t.Fatalf("%s slots, want none", n)
 	}

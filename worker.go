@@ -113,6 +113,7 @@ type working struct {
 	letters    *letters
 	sought     *search // for a change that the sink refuses; the sink's stage has it
 	unfinished bool    // the sink has taken batches with More, and not their transaction's end
+	lag        lag     // of the sink's batches behind what is durable
 }
 
 func (w *Worker) session(ctx context.Context) error {
@@ -145,7 +146,7 @@ func (w *Worker) work(t *tenure, link *link) error {
 	if err != nil {
 		return err
 	}
-	s := &working{Worker: w, stream: stream, nc: link.nc}
+	s := &working{Worker: w, stream: stream, nc: link.nc, lag: newLag(w.opt.sink)}
 	return w.followed(ctx, store, stream.Incarnation(), s.work(t, store))
 }
 
@@ -214,13 +215,16 @@ const waitPoll = 100 * time.Millisecond
 // waitForStream opens the group's stream and state, which the replicator makes.
 func (w *Worker) waitForStream(ctx context.Context, link *link) (*bus.Stream, state.Store, error) {
 	for said := false; ; {
-		stream, err := bus.Open(ctx, w.cfg.bus(link))
+		stream, unfit, err := openAny(ctx, w.cfg.bus(link))
+		if err == nil && stream == nil {
+			err = bus.ErrNoStream
+		}
 		if err == nil {
 			var store state.Store
 			if store, err = state.NewNATS(ctx, link.state, w.cfg.group, w.cfg.replicas, false); err == nil {
 				var wait bool
 				if wait, err = w.awaitsResync(ctx, stream, store); err == nil && !wait {
-					return stream, store, nil
+					return stream, store, unfit // one that is to be replaced need not fit
 				}
 				if wait && !said {
 					said = true

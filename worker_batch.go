@@ -3,6 +3,7 @@ package flo
 import (
 	"context"
 	"fmt"
+	"unsafe"
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/rules"
@@ -48,10 +49,11 @@ type arenaSlot struct {
 	batch   *batch
 }
 
-// add appends a change that passed the rules.
+// add appends a change that passed the rules. What the decoded values take counts, too: in a table of many columns
+// that is more than what came.
 func (b *batch) add(c *decode.Change, bytes int) {
 	b.Changes = append(b.Changes, c)
-	b.bytes += bytes
+	b.bytes += bytes + (len(c.New)+len(c.Old))*int(unsafe.Sizeof(decode.Value{}))
 }
 
 func (f *feed) full() bool {

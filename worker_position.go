@@ -57,7 +57,13 @@ func (s *working) locate(ctx context.Context) (place, error) {
 	}
 	s.log.WarnContext(ctx, "the message that the checkpoint names is gone or another one; searching by position",
 		slog.Uint64("sequence", cp.Seq), slog.String("position", cp.End.String()))
-	return s.search(ctx, at)
+	if at, err = s.search(ctx, at); err != nil {
+		return place{}, err
+	}
+	if err := s.unmetAttempts(ctx, &at); err != nil {
+		return place{}, err
+	}
+	return at, nil
 }
 
 func holds(h *wire.Header, end decode.LSN) bool { return h.From.End <= end && end <= h.To.End }

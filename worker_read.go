@@ -249,7 +249,7 @@ func (f *feed) finish(seq uint64, h *wire.Header, at wire.Point) {
 		skip = formatSkips(f.skips)
 	}
 	f.cp = decode.Checkpoint{
-		Incarnation: f.stream.Incarnation(), Seq: seq, LSN: at.LSN, End: at.End, Session: h.Session, Attempt: f.cp.Attempt, Skip: skip,
+		Incarnation: f.stream.Incarnation(), Seq: seq, LSN: at.LSN, End: at.End, Session: h.Session, Attempt: f.cp.Attempt, Before: f.cp.Before, Skip: skip,
 	}
 	f.batch.moved = true
 	f.batch.whole = len(f.batch.Changes)

@@ -15,7 +15,7 @@ import (
 // awaitsResync reports whether the stream that is there is about to be replaced: a request is pending, or the one
 // that the worker knows of was not answered yet.
 func (w *Worker) awaitsResync(ctx context.Context, stream *bus.Stream, store state.Store) (bool, error) {
-	rec, err := store.Resync(ctx)
+	rec, _, err := store.Resync(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -32,7 +32,7 @@ func (s *working) replaced(ctx context.Context, cp decode.Checkpoint) (decode.Ch
 	if cp.Incarnation == "" || cp.Incarnation == s.stream.Incarnation() {
 		return cp, nil
 	}
-	rec, err := s.report.store.Resync(ctx)
+	rec, _, err := s.report.store.Resync(ctx)
 	if err != nil {
 		return cp, err
 	}
@@ -54,7 +54,7 @@ func (w *Worker) followed(ctx context.Context, store state.Store, incarnation st
 	if !errors.Is(err, bus.ErrStreamGone) || ctx.Err() != nil {
 		return err
 	}
-	rec, rerr := store.Resync(ctx)
+	rec, _, rerr := store.Resync(ctx)
 	if rerr != nil || rec.Pending == "" && !slices.Contains(rec.Replaces, incarnation) {
 		return err
 	}

@@ -24,6 +24,7 @@ type round struct {
 	tables   []uint32 // to drain
 	kept     []uint32 // the group's others
 	seq      uint64   // of the marker
+	session  uint64   // that wrote it
 	copyOnly bool
 }
 
@@ -37,6 +38,7 @@ func (f *feed) started(ctx context.Context, seq uint64, h *wire.Header, rec wire
 		return err
 	}
 	if st.Attempt <= f.cp.Attempt {
+		f.missed(ctx, st.Attempt, st.Tables)
 		return nil
 	}
 	if err := f.clear(ctx); err != nil {
@@ -46,14 +48,14 @@ func (f *feed) started(ctx context.Context, seq uint64, h *wire.Header, rec wire
 	f.superseded = 0
 	f.skips = nil
 	if len(st.Tables) == 0 {
-		f.cp.Attempt, f.cp.Skip = st.Attempt, ""
+		f.cp.Attempt, f.cp.Before, f.cp.Skip = st.Attempt, st.Before, ""
 		return nil
 	}
-	r := &round{attempt: st.Attempt, base: st.Attempt, tables: st.Tables, seq: seq, copyOnly: st.Mode == string(CopyOnly)}
+	r := &round{attempt: st.Attempt, base: st.Attempt, tables: st.Tables, seq: seq, session: h.Session, copyOnly: st.Mode == string(CopyOnly)}
 	if err := f.drain(ctx, r); err != nil {
 		return ignoreSuperseded(err)
 	}
-	f.cp = decode.Checkpoint{Attempt: st.Attempt}
+	f.cp = decode.Checkpoint{Attempt: st.Attempt, Before: st.Before}
 	return f.drained(ctx, seq, h)
 }
 
@@ -64,12 +66,19 @@ func (f *feed) roundBegun(ctx context.Context, seq uint64, h *wire.Header, rec w
 		return err
 	}
 	if w.Attempt <= f.cp.Attempt {
+		var tables []uint32
+		for _, t := range w.Tables {
+			if t.Attempt == w.Attempt {
+				tables = t.Tables
+			}
+		}
+		f.missed(ctx, w.Attempt, tables)
 		return nil
 	}
 	if err := f.clear(ctx); err != nil {
 		return err
 	}
-	r := &round{attempt: w.Attempt, base: w.Base, seq: seq}
+	r := &round{attempt: w.Attempt, base: w.Base, seq: seq, session: h.Session}
 	f.skips = maps.Clone(f.skips)
 	group := w.Latest()
 	maps.DeleteFunc(f.skips, func(table uint32, _ decode.LSN) bool { _, in := group[table]; return !in }) // it has left
@@ -83,9 +92,18 @@ func (f *feed) roundBegun(ctx context.Context, seq uint64, h *wire.Header, rec w
 	if err := f.drain(ctx, r); err != nil {
 		return ignoreSuperseded(err)
 	}
-	f.cp.Attempt = w.Attempt
+	f.cp.Attempt, f.cp.Before = w.Attempt, w.Before
 	f.cp.Seq = 0 // so that the checkpoint moves, wherever it stands
 	return f.drained(ctx, seq, h)
+}
+
+// missed takes the marker of an attempt that is not above the one that the worker has met: mostly one that it has met, too.
+func (f *feed) missed(ctx context.Context, attempt uint32, tables []uint32) {
+	if !forgot(&f.cp, attempt) {
+		return
+	}
+	f.skips = f.unmet(ctx, f.cp.Attempt, attempt, maps.Clone(f.skips), tables)
+	f.cp.Seq = 0 // so that the checkpoint moves with them
 }
 
 func ignoreSuperseded(err error) error {
@@ -116,7 +134,7 @@ func (f *feed) drained(ctx context.Context, seq uint64, h *wire.Header) error {
 // markers takes the Rounds of a message whose position the worker has passed already: after a rollback of the
 // stream one may stand there. Its snapshot is younger than all that the worker has applied.
 func (f *feed) markers(ctx context.Context, seq uint64, h *wire.Header, body []byte) error {
-	if h.Attempt <= f.cp.Attempt {
+	if h.Attempt <= f.cp.Attempt && !forgot(&f.cp, h.Attempt) {
 		return nil
 	}
 	return wire.Walk(body, func(rec wire.Record) error {
@@ -133,6 +151,9 @@ func (f *feed) missesMarker(h *wire.Header) bool { return h.Start != 0 && h.Atte
 // supersede looks whether later attempts have taken tables over, which then will never be whole in this one. It
 // fails with errSuperseded if all that the worker drains was given up.
 func (d *drainer) supersede(ctx context.Context) error {
+	if err := d.stands(ctx); err != nil {
+		return err
+	}
 	base, latest, err := d.laterRound(ctx)
 	if err != nil || latest == nil && base == 0 {
 		return err
@@ -147,6 +168,23 @@ func (d *drainer) supersede(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// stands makes sure that the marker is where the worker has met it. A stream that was rolled back behind it may go on with an
+// attempt of a lower number, begun on a machine whose clock is behind: what is drained would never come.
+func (d *drainer) stands(ctx context.Context) error {
+	m, err := d.stream.Get(ctx, d.round.seq)
+	if errors.Is(err, bus.ErrEmpty) {
+		return nil // too low as yet: looked at again soon
+	}
+	if err != nil {
+		return err
+	}
+	h, _, err := wire.Parse(m.Data)
+	if err == nil && h.Session != d.round.session {
+		err = fmt.Errorf("%w: the stream was rolled back behind the beginning of copy attempt %d", errAgain, d.round.attempt)
+	}
+	return err
 }
 
 // laterRound reads the latest attempt, if it is a later one that was not read before.

@@ -100,8 +100,12 @@ func (s *working) beginAt(ctx context.Context, tail *wire.Header) (place, error)
 	if err != nil {
 		return place{}, err
 	}
+	m, err := s.latestMarker(ctx)
+	if err != nil {
+		return place{}, err
+	}
 	at.cp = decode.Checkpoint{
-		Incarnation: s.stream.Incarnation(), Seq: msg.Seq, LSN: at.pos.LSN, End: at.pos.End, Session: h.Session, Attempt: tail.Attempt,
+		Incarnation: s.stream.Incarnation(), Seq: msg.Seq, LSN: at.pos.LSN, End: at.pos.End, Session: h.Session, Attempt: tail.Attempt, Before: m.before,
 	}
 	at.fresh = true
 	return at, nil
@@ -110,6 +114,9 @@ func (s *working) beginAt(ctx context.Context, tail *wire.Header) (place, error)
 // keep makes the position from which a worker starts at now its checkpoint, before anything is read.
 func (s *working) keep(ctx context.Context, at place) error {
 	if err := s.writeBatch(ctx, &batch{Batch: sink.Batch{Checkpoint: at.cp}}); err != nil {
+		return err
+	}
+	if err := s.settle(ctx); err != nil {
 		return err
 	}
 	s.start = at.cp

@@ -83,7 +83,8 @@ func (r *stagedReader) read(ctx context.Context) error {
 	var last uint64
 	for n := uint64(0); n < r.record.Messages; n++ {
 		m, err := next()
-		if errors.Is(err, bus.ErrEmpty) || err == nil && m.Seq > r.record.Last {
+		early := m.Seq == r.record.Last && n+1 < r.record.Messages
+		if errors.Is(err, bus.ErrEmpty) || err == nil && (m.Seq > r.record.Last || early) {
 			return r.lacks("%d of %d messages", n, r.record.Messages)
 		}
 		if err != nil {

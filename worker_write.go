@@ -28,12 +28,20 @@ func (s *working) write(ctx context.Context, in <-chan *batch) error {
 		case <-calm.C:
 			s.status.passed() // nothing fails, and nothing is left to write
 			continue
+		case <-s.lag.due:
+			if err := s.settle(ctx); err != nil {
+				return err
+			}
+			continue
 		case b, ok = <-in:
 		}
 		if !ok {
-			return nil
+			return s.settle(ctx)
 		}
 		if b.barrier != nil {
+			if err := s.settle(ctx); err != nil {
+				return err
+			}
 			close(b.barrier)
 			continue
 		}
@@ -80,7 +88,7 @@ func (s *working) writeBatch(ctx context.Context, b *batch) error {
 	}
 	crashpoint.Reached(crashpoint.SinkCommitted)
 	s.status.wrote(b)
-	s.report.checkpoint(b.Checkpoint, b.finished)
+	s.wrote(b)
 	if b.finished {
 		return errFinished
 	}
@@ -97,7 +105,7 @@ func (s *working) give(ctx context.Context, b *batch) error {
 	if len(b.Changes) == 0 && s.tx == nil && !s.unfinished {
 		return nil // only the checkpoint moves, and that isn't the sink's
 	}
-	b.Epoch = s.epoch
+	b.Epoch, b.Lazy = s.epoch, s.lag.allows(b)
 	pack.CollectBefore(b.bytes) // the sink will make a copy of its own
 	return s.opt.sink.Write(ctx, &b.Batch)
 }

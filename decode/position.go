@@ -59,6 +59,10 @@ type Checkpoint struct {
 	Session     uint64 `json:"session,string"`    // the writer session of message Seq
 	Attempt     uint32 `json:"attempt,omitempty"` // the copy attempt that is drained; 0: none
 
+	// Before is the attempt that preceded Attempt in the stream: one between the two was begun when the stream had been
+	// rolled back behind Attempt. 0: none, or it is not known.
+	Before uint32 `json:"before,omitempty"`
+
 	// While a copy is being drained: which attempt, and the copy message up to which all is written.
 	CopyAttempt uint32 `json:"copy_attempt,omitempty"`
 	CopySeq     uint64 `json:"copy_seq,omitempty"`

@@ -127,6 +127,7 @@ type TypeShape struct {
 	Fields []ColumnShape `json:"fields,omitempty"` // of a composite
 	// Base, NotNull, Default and Constraints are a domain's; Base is a range's subtype, too.
 	Base        string            `json:"base,omitempty"`
+	Collation   *Name             `json:"collation,omitempty"` // of a domain or a range, if it isn't Base's own
 	NotNull     bool              `json:"not_null,omitempty"`
 	Default     *string           `json:"default,omitempty"`
 	Constraints []ConstraintShape `json:"constraints,omitempty"`

@@ -38,6 +38,8 @@ type Batch struct {
 	Checkpoint decode.Checkpoint
 	// Epoch of the worker that writes: rises with each takeover; a sink may refuse a lower one.
 	Epoch uint64
+	// Lazy: a Flusher may return before the batch is durable. Others make nothing of it.
+	Lazy bool
 }
 
 // Start tells a transactional sink who writes.

@@ -15,6 +15,7 @@ type Memory struct {
 	leases     map[string]memoryLease
 	tables     []Table // in the order of their OIDs
 	resync     Resync
+	resyncRev  uint64
 	adopted    *Adopted
 }
 
@@ -127,7 +128,7 @@ func (m *Memory) Drop(ctx context.Context) error {
 	m.replicator = nil
 	clear(m.workers)
 	clear(m.leases)
-	m.tables, m.resync, m.adopted = nil, Resync{}, nil
+	m.tables, m.resync, m.resyncRev, m.adopted = nil, Resync{}, 0, nil
 	return nil
 }
 

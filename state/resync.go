@@ -2,7 +2,6 @@ package state
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -42,46 +41,40 @@ func NewNATSForResync(ctx context.Context, js jetstream.JetStream, group string,
 }
 
 // Resync implements Store.
-func (s *natsStore) Resync(ctx context.Context) (r Resync, err error) {
-	if _, err = s.get(ctx, keyResync, &r); errors.Is(err, ErrNotFound) {
-		return Resync{Pending: s.pending}, nil
+func (s *natsStore) Resync(ctx context.Context) (r Resync, rev uint64, err error) {
+	if rev, err = s.get(ctx, keyResync, &r); errors.Is(err, ErrNotFound) {
+		return Resync{Pending: s.pending}, 0, nil
 	}
-	return r, err
+	return r, rev, err
 }
 
-// PutResync implements Store.
-func (s *natsStore) PutResync(ctx context.Context, r Resync) error {
-	value, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("state: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	if _, err := s.kv.Put(ctx, keyResync, value); err != nil {
-		return fmt.Errorf("state: write %s: %w", keyResync, err)
-	}
-	return nil
+// PutResync implements Store. An error other than ErrConflict leaves open whether it was written.
+func (s *natsStore) PutResync(ctx context.Context, r Resync, rev uint64) (uint64, error) {
+	return s.swap(ctx, keyResync, r, rev)
 }
 
 // Resync implements Store.
-func (m *Memory) Resync(ctx context.Context) (Resync, error) {
+func (m *Memory) Resync(ctx context.Context) (Resync, uint64, error) {
 	if err := ctx.Err(); err != nil {
-		return Resync{}, err
+		return Resync{}, 0, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.resync, nil
+	return m.resync, m.resyncRev, nil
 }
 
 // PutResync implements Store.
-func (m *Memory) PutResync(ctx context.Context, r Resync) error {
+func (m *Memory) PutResync(ctx context.Context, r Resync, rev uint64) (uint64, error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return 0, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.resyncRev != rev {
+		return 0, fmt.Errorf("%w: %s is at revision %d, not %d", ErrConflict, keyResync, m.resyncRev, rev)
+	}
 	m.revision++
 	r.Tokens, r.Replaces = slices.Clone(r.Tokens), slices.Clone(r.Replaces)
-	m.resync = r
-	return nil
+	m.resync, m.resyncRev = r, m.revision
+	return m.resyncRev, nil
 }

@@ -38,14 +38,15 @@ type Store interface {
 	AddTables(ctx context.Context, tables []Table) error
 	// ForgetTables takes all tables out of the record.
 	ForgetTables(ctx context.Context) error
-	// Adopted gives the tables of publications that somebody else owns, as PutAdopted wrote them: ErrNotFound if it
+	// Adopted gives the tables of the group's publications and what publishes them, as PutAdopted wrote them: ErrNotFound if it
 	// never did. Only the holder of ReplicatorLease may write them.
 	Adopted(ctx context.Context) (Adopted, error)
 	PutAdopted(ctx context.Context, a Adopted) error
-	// Resync gives what is remembered of requests to start over; zero if there was none.
-	Resync(ctx context.Context) (Resync, error)
-	// PutResync writes that. Only the holder of ReplicatorLease may.
-	PutResync(ctx context.Context, r Resync) error
+	// Resync gives what is remembered of requests to start over, and its revision; both zero if there was none.
+	Resync(ctx context.Context) (Resync, uint64, error)
+	// PutResync writes that if its revision is still rev (0: it must not exist), else ErrConflict. Only the holder of
+	// ReplicatorLease may.
+	PutResync(ctx context.Context, r Resync, rev uint64) (uint64, error)
 	// Drop deletes all of the group's records.
 	Drop(ctx context.Context) error
 }

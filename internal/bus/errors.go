@@ -43,7 +43,7 @@ type ConfigError struct {
 
 // Error names what differs and what to do.
 func (e *ConfigError) Error() string {
-	return fmt.Sprintf("bus: stream %s has settings that flo can't work with: %s; change them (nats stream edit %s), or copy afresh (WithResync and a new token, or Drop)",
+	return fmt.Sprintf("bus: stream %s has settings that flo can't work with: %s; change them back (nats stream edit %s), or, where that is not possible or messages are missing, copy afresh (WithResync and a new token, or Drop)",
 		e.Stream, strings.Join(e.Differs, "; "), e.Stream)
 }
 

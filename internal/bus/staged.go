@@ -52,3 +52,11 @@ func (s *Stream) PurgeStaged(ctx context.Context, id StagedID, below, verified u
 func (s *Stream) PurgeStagedEnds(ctx context.Context, below, verified uint64) error {
 	return s.purge(ctx, s.StagedEndsSubject(), below, below, verified)
 }
+
+// LineageSubject is the subject of what each round says of the group's tables, kept when its marker is purged.
+func (s *Stream) LineageSubject() string { return s.prefix + "lineage" }
+
+// PurgeLineage deletes from LineageSubject below a sequence. verified is as in PurgeChanges.
+func (s *Stream) PurgeLineage(ctx context.Context, below, verified uint64) error {
+	return s.purge(ctx, s.LineageSubject(), below, below, verified)
+}

@@ -133,14 +133,15 @@ func (o *openTx) commit() {
 	must(o.r.t, o.tx.Commit(o.r.ctx))
 }
 
-// awaitWaiter returns when somebody, the slot's creation, waits for the end of one of the transactions.
+// awaitWaiter returns when somebody in the source's database, the slot's creation, waits for the end of one of the transactions.
 func awaitWaiter(r *rig, txs ...*openTx) {
 	r.t.Helper()
 	var xids []string
 	for _, o := range txs {
 		xids = append(xids, fmt.Sprint(o.xid))
 	}
-	for !value[bool](r, r.source, `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted AND transactionid::text = ANY($1))`, xids) {
+	for !value[bool](r, r.source, `SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+		WHERE datname = current_database() AND locktype = 'transactionid' AND NOT granted AND transactionid::text = ANY($1))`, xids) {
 		must(r.t, pause(r.ctx, 5*time.Millisecond))
 	}
 }

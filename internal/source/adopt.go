@@ -58,7 +58,7 @@ func (c Config) AdoptPublications(ctx context.Context, conn *pgx.Conn, publicati
 	if err != nil {
 		return Published{}, err
 	}
-	entries, err := readEntries(ctx, conn, publications)
+	entries, err := c.Entries(ctx, conn, publications)
 	if err != nil {
 		return Published{}, err
 	}

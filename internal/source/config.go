@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,10 +20,10 @@ import (
 	"github.com/pgflo/flo/internal/pgsession"
 )
 
-// Errors that callers tell apart by errors.Is. Their messages name what is meant and what to do.
 // plugin is the output plugin of flo's slots.
 const plugin = "pgoutput"
 
+// Errors that callers tell apart by errors.Is. Their messages name what is meant and what to do.
 var (
 	// ErrSlotMissing: the replication slot does not exist.
 	ErrSlotMissing = errors.New("replication slot does not exist")
@@ -45,6 +46,8 @@ var (
 	ErrPrivilege = errors.New("privilege is missing")
 	// ErrPassword: the password that the callback gave was refused. It may pass: the callback is asked again.
 	ErrPassword = errors.New("the password that WithPassword's function gave was refused, and is asked for again")
+	// ErrCredentials: the server refused role, password or address.
+	ErrCredentials = errors.New("the login is refused")
 	// ErrSource: the server's settings don't allow logical replication.
 	ErrSource = errors.New("source is not fit for logical replication")
 )
@@ -116,8 +119,11 @@ func (c Config) connectReplication(ctx context.Context, adapt func(*pgconn.Confi
 
 // rotating tells a password that is being rotated from one that is wrong for good.
 func (c Config) rotating(err error) error {
-	if c.Password != nil && pgsession.SQLState(err) == sqlPassword {
+	switch code := pgsession.SQLState(err); {
+	case c.Password != nil && code == sqlPassword:
 		return fmt.Errorf("%w: %w", ErrPassword, err)
+	case strings.HasPrefix(code, sqlAuthorization):
+		return fmt.Errorf("%w: mend user and password of the connection string, the role, or pg_hba.conf, as the server says: %w", ErrCredentials, err)
 	}
 	return err
 }
@@ -156,6 +162,7 @@ func query(ctx context.Context, conn *pgconn.PgConn, sql string) ([][][]byte, er
 const (
 	sqlPrivilege     = "42501" // insufficient_privilege
 	sqlPassword      = "28P01" // invalid_password
+	sqlAuthorization = "28"    // class: invalid authorization specification
 	sqlUndefined     = "42704" // undefined_object
 	sqlDuplicate     = "42710" // duplicate_object
 	sqlInUse         = "55006" // object_in_use

@@ -176,7 +176,7 @@ func newSlot(conn *pgconn.PgConn, rows [][][]byte) (*NewSlot, error) {
 func createError(err error, name, user string) error {
 	switch pgsession.SQLState(err) {
 	case sqlDuplicate:
-		return fmt.Errorf("source: %w: %q: %w", ErrSlotExists, name, err)
+		return fmt.Errorf("source: %w: %q was made by somebody else meanwhile, such as a group of the same name that copies another database of this server: choose another group, or another slot by WithSlot: %w", ErrSlotExists, name, err)
 	case sqlPrerequisite:
 		return fmt.Errorf("source: %w: set wal_level = logical and restart the server: %w", ErrSource, err)
 	case sqlLimits:

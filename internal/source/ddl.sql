@@ -120,6 +120,9 @@ CREATE OR REPLACE FUNCTION flo.ddl_types(classes oid[]) RETURNS json LANGUAGE sq
 		'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
 		'fields', CASE WHEN t.typtype = 'c' THEN flo.ddl_columns(t.typrelid) END,
 		'base', CASE t.typtype WHEN 'd' THEN format_type(t.typbasetype, t.typtypmod) WHEN 'r' THEN (SELECT format_type(r.rngsubtype, NULL) FROM pg_range r WHERE r.rngtypid = t.oid) END,
+		'collation', (SELECT json_build_object('schema', ln.nspname, 'name', l.collname)
+			FROM (SELECT t.typbasetype, t.typcollation WHERE t.typtype = 'd' UNION ALL SELECT r.rngsubtype, r.rngcollation FROM pg_range r WHERE r.rngtypid = t.oid AND t.typtype = 'r') u (base, coll)
+			JOIN pg_type b ON b.oid = u.base AND b.typcollation <> u.coll JOIN pg_collation l ON l.oid = u.coll JOIN pg_namespace ln ON ln.oid = l.collnamespace),
 		'not_null', t.typnotnull, 'default', CASE WHEN t.typtype = 'd' THEN t.typdefault END,
 		'constraints', CASE WHEN t.typtype = 'd' THEN flo.ddl_constraints(0, t.oid) END,
 		'comment', obj_description(t.oid, 'pg_type')) ORDER BY t.oid)

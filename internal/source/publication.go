@@ -25,6 +25,9 @@ type PublicationSpec struct {
 	AllTables bool
 }
 
+// ErrRenamed: tables were renamed, or dropped and made again, while their names were used: look for them again.
+var ErrRenamed = errors.New("tables were renamed meanwhile")
+
 // KeylessSuffix is added to the name of the second publication, which publishes insert and truncate only.
 const KeylessSuffix = "_keyless"
 
@@ -32,9 +35,8 @@ const KeylessSuffix = "_keyless"
 type Published struct {
 	Names []string // of the publications, for StreamConfig.Publications
 	// Tables in the order of names, with the row filters and column lists that hold.
-	Tables []Table
-	// Entries are what publishes each table, of publications that somebody else owns, see readEntries.
-	Entries  map[uint32][]uint32
+	Tables   []Table
+	Entries  Entries  // what publishes each table
 	Warnings []string // for the log: what is published without update and delete, and the SQL that mends it
 }
 
@@ -100,6 +102,9 @@ func (c Config) ensure(ctx context.Context, conn *pgx.Conn, spec PublicationSpec
 		return Published{}, fmt.Errorf("source: publication %q: %w", spec.Name, err)
 	}
 	if published.Tables, err = c.PublishedTables(ctx, conn, published.Names); err != nil {
+		return Published{}, err
+	}
+	if published.Entries, err = c.OwnEntries(ctx, conn, published.Names); err != nil {
 		return Published{}, err
 	}
 	if spec.AllTables {
@@ -171,7 +176,20 @@ func (p *publication) ensure(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return err
 	}
-	return p.run(ctx, tx, append(statements, changes...))
+	if err := p.run(ctx, tx, append(statements, changes...)); err != nil || len(changes) == 0 {
+		return err
+	}
+	return p.verify(ctx, tx)
+}
+
+// verify finds out whether the names that the statements took still meant the tables that they were read for: names may be
+// swapped meanwhile. From the statements on, their locks keep that from happening.
+func (p *publication) verify(ctx context.Context, tx pgx.Tx) error {
+	left, err := p.difference(ctx, tx)
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("source: publication %q: %w", p.name, ErrRenamed)
+	}
+	return err
 }
 
 // options of the publication in SQL.
@@ -185,7 +203,10 @@ func (p *publication) create(ctx context.Context, tx pgx.Tx) error {
 	if len(p.tables) > 0 {
 		sql += " FOR TABLE " + list(p.tables)
 	}
-	return p.run(ctx, tx, []string{sql + " WITH (" + p.options() + ")"})
+	if err := p.run(ctx, tx, []string{sql + " WITH (" + p.options() + ")"}); err != nil || len(p.tables) == 0 {
+		return err
+	}
+	return p.verify(ctx, tx)
 }
 
 // difference gives the statements that add and drop tables.

@@ -52,6 +52,8 @@ type Start struct {
 	Mode     string     `json:"mode"`
 	// Tables are those that the worker drains here before it goes on.
 	Tables []uint32 `json:"tables,omitempty"`
+	// Before is the attempt that preceded this one in the stream; 0: none.
+	Before uint32 `json:"before,omitempty"`
 }
 
 // Round is an attempt that goes on with what the stream has: tables whose copy was cut short, that were
@@ -65,6 +67,8 @@ type Round struct {
 	Base uint32 `json:"base,omitempty"`
 	// Tables of the group, by the attempt that copies, or copied, them; 0: drained long ago.
 	Tables []RoundTables `json:"tables"`
+	// Before is the attempt that preceded this one in the stream.
+	Before uint32 `json:"before,omitempty"`
 }
 
 // RoundTables are tables of one attempt.

@@ -51,7 +51,7 @@ func (s *Sink) write(ctx context.Context, b *sink.Batch) error {
 			return err
 		}
 		if !s.config.ddl.ignore {
-			if err := s.applySchema(ctx, b.Changes[to].Schema); err != nil {
+			if err := s.applySchema(ctx, b.Changes[to].Schema, b.Changes[to].Tx); err != nil {
 				return judge(err, to)
 			}
 		}
@@ -122,6 +122,9 @@ func (s *Sink) bindChange(ctx context.Context, ch *decode.Change) error {
 	}
 	b, err := s.main.bind(ctx, ch.Relation)
 	if err != nil {
+		return err
+	}
+	if err := s.checkPlace(ctx, b); err != nil {
 		return err
 	}
 	if b.deferrable() && !s.tx.deferred {

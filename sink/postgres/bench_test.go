@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -194,6 +195,34 @@ func BenchmarkWriteChunk(b *testing.B) {
 				b.Fatal(err)
 			}
 			b.ReportMetric(float64(rows*b.N)/b.Elapsed().Seconds(), "rows/s")
+		})
+	}
+}
+
+// Batches of one row each, as they come from a source that is not busy, into a server that waits for its disk.
+func BenchmarkSynchronousCommit(b *testing.B) {
+	server := flotest.NewServer(b, flotest.WithSetting("fsync", "on"))
+	r := rel("b", "*id", "n", "name", "amount", "doc", "at", "note")
+	for _, level := range []string{CommitOn, CommitOff} {
+		b.Run(level, func(b *testing.B) {
+			db := server.NewDB(b)
+			db.Exec(b, benchDDL)
+			s := newSink(b, db.URL, WithSynchronousCommit(level))
+			if _, err := s.Open(b.Context(), sink.Start{Group: "g", Worker: "w", Epoch: 1}); err != nil {
+				b.Fatal(err)
+			}
+			n, flushed := 0, time.Now()
+			for b.Loop() {
+				n++
+				lazy := time.Since(flushed) < 100*time.Millisecond // as the worker does
+				if !lazy {
+					flushed = time.Now()
+				}
+				c := &decode.Change{Op: decode.OpInsert, Relation: r, New: benchRow(n)}
+				if err := s.Write(b.Context(), &sink.Batch{Changes: []*decode.Change{c}, Epoch: 1, Checkpoint: decode.Checkpoint{Seq: uint64(n)}, Lazy: lazy}); err != nil {
+					b.Fatal(err)
+				}
+			}
 		})
 	}
 }

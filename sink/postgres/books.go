@@ -2,8 +2,11 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -35,8 +38,8 @@ func newBooks(schema string) books {
 	// NO KEY UPDATE keeps other writers of the row out and lets the copy's KEY SHARE in.
 	// https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS
 	b.lock = "SELECT epoch, checkpoint, pg_backend_pid() FROM " + b.checkpoints + " WHERE group_name = $1 AND worker = $2 FOR NO KEY UPDATE"
-	b.store = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, updated_at = clock_timestamp() WHERE group_name = $1 AND worker = $2"
-	b.storeAll = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, updated_at = clock_timestamp() WHERE group_name = $1 AND worker = ANY ($2::text[])"
+	b.store = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, ahead = '', updated_at = clock_timestamp() WHERE group_name = $1 AND worker = $2"
+	b.storeAll = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, ahead = $5, updated_at = clock_timestamp() WHERE group_name = $1 AND worker = ANY ($2::text[])"
 	return b
 }
 
@@ -59,6 +62,7 @@ CREATE TABLE IF NOT EXISTS {checkpoints} (
 	updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	PRIMARY KEY (group_name, worker)
 );
+ALTER TABLE {checkpoints} ADD COLUMN IF NOT EXISTS ahead text NOT NULL DEFAULT '';
 CREATE TABLE IF NOT EXISTS {backends} (
 	group_name text NOT NULL,
 	worker text NOT NULL,
@@ -82,6 +86,7 @@ CREATE TABLE IF NOT EXISTS {copies} (
 	updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	PRIMARY KEY (group_name, worker, source)
 );
+ALTER TABLE {copies} ADD COLUMN IF NOT EXISTS dest_oid oid NOT NULL DEFAULT 0;
 CREATE TABLE IF NOT EXISTS {chunks} (
 	group_name text NOT NULL,
 	worker text NOT NULL,
@@ -118,8 +123,9 @@ func (s *Sink) SetupSQL() string { return strings.TrimSpace(s.books.ddl()) + "\n
 
 // create makes flo's own tables unless they are there.
 func (b books) create(ctx context.Context, pg *pgconn.PgConn) error {
-	rows, err := query(ctx, pg, `SELECT count(c.oid) FROM pg_namespace n LEFT JOIN pg_class c
+	rows, err := query(ctx, pg, `SELECT count(c.oid) + count(a.attname) FROM pg_namespace n LEFT JOIN pg_class c
 		ON c.relnamespace = n.oid AND c.relname IN ('checkpoints', 'backends', 'copies', 'copy_chunks', 'structures')
+		LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND (c.relname, a.attname) IN (('checkpoints', 'ahead'), ('copies', 'dest_oid'))
 		WHERE n.nspname = $1 GROUP BY n.oid`, b.plain)
 	if err != nil {
 		return fmt.Errorf("sink/postgres: looking for flo's own tables: %w", err)
@@ -127,7 +133,7 @@ func (b books) create(ctx context.Context, pg *pgconn.PgConn) error {
 	// CREATE SCHEMA IF NOT EXISTS asks for the right to create schemas even if this one exists.
 	ddl := b.ddl()
 	if len(rows) == 1 {
-		if string(rows[0][0]) == "5" {
+		if string(rows[0][0]) == "7" {
 			return nil
 		}
 		ddl = b.tables()
@@ -141,4 +147,23 @@ func (b books) create(ctx context.Context, pg *pgconn.PgConn) error {
 		return sink.Permanent(fmt.Errorf("sink/postgres: %w: flo keeps its checkpoint in schema %s of the destination, which is not there or not complete: GRANT CREATE ON DATABASE to the role, or let an administrator run what SetupSQL gives: %w", ErrPrivilege, b.schema, err))
 	}
 	return fmt.Errorf("sink/postgres: creating schema %s: %w", b.schema, err)
+}
+
+// ownTables is how the names of flo's own tables begin.
+var ownTables = []string{".checkpoints", ".backends", ".copies", ".copy_chunks", ".structures", ".keys_", ".stage_"}
+
+// explain says of a server's error that it is about flo's own tables, if it is. The server quotes the name that it
+// lacks in its message, in the quotes of its language.
+func (b books) explain(err error) error {
+	var pg *pgconn.PgError
+	if errors.Is(err, ErrBooksGone) || !errors.As(err, &pg) || pg.Code != "42P01" && pg.Code != "3F000" { // undefined_table, invalid_schema_name
+		return err
+	}
+	for _, word := range strings.FieldsFunc(pg.Message, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("\"'«»„“”", r) }) {
+		name, own := strings.CutPrefix(word, b.plain)
+		if own && (pg.Code == "3F000" && name == "" || pg.Code == "42P01" && slices.ContainsFunc(ownTables, func(t string) bool { return strings.HasPrefix(name, t) })) {
+			return fmt.Errorf("sink/postgres: schema %s: %w: %w", b.schema, ErrBooksGone, err)
+		}
+	}
+	return err
 }

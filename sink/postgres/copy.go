@@ -104,11 +104,11 @@ func (s *Sink) beginTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start
 			source = $3::oid AND incarnation = $4 AND attempt = $5::bigint,
 			incarnation = $4 AND attempt = $5::bigint,
 			incarnation = $4 AND attempt >= $8::bigint AND source = ANY ($9::oid[]),
-			dest_schema = $6 AND dest_table = $7
-		FROM `+s.books.copies+` WHERE group_name = $1 AND worker = $2 AND (source = $3::oid OR dest_schema = $6 AND dest_table = $7)
+			dest_schema = $6 AND dest_table = $7 OR dest_oid = $10::oid
+		FROM `+s.books.copies+` WHERE group_name = $1 AND worker = $2 AND (source = $3::oid OR dest_schema = $6 AND dest_table = $7 OR dest_oid = $10::oid)
 		FOR UPDATE`,
 		st.Group, st.Worker, number(t.Source), st.Incarnation, number(t.Attempt), dest.name.Schema, dest.name.Name,
-		number(t.Base), "{"+strings.Join(kept, ",")+"}")
+		number(t.Base), "{"+strings.Join(kept, ",")+"}", dest.oid)
 	if err != nil {
 		return err
 	}
@@ -164,16 +164,16 @@ func (s *Sink) beginTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start
 func (s *Sink) recordAttempt(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, t sink.CopyTable, dest *table, shared bool) error {
 	b := s.books
 	_, err := exec(ctx, pg, `WITH gone AS (DELETE FROM `+b.copies+` WHERE group_name = $1 AND worker = $2
-			AND (source = $3::oid OR NOT $6::bool AND dest_schema = $4 AND dest_table = $5)
+			AND (source = $3::oid OR NOT $6::bool AND (dest_schema = $4 AND dest_table = $5 OR dest_oid = $7::oid))
 			RETURNING source)
 		DELETE FROM `+b.chunks+` c USING gone WHERE c.group_name = $1 AND c.worker = $2 AND c.source = gone.source`,
-		st.Group, st.Worker, number(t.Source), dest.name.Schema, dest.name.Name, strconv.FormatBool(shared))
+		st.Group, st.Worker, number(t.Source), dest.name.Schema, dest.name.Name, strconv.FormatBool(shared), dest.oid)
 	if err != nil {
 		return err
 	}
-	_, err = exec(ctx, pg, `INSERT INTO `+b.copies+` (group_name, worker, source, incarnation, attempt, point, dest_schema, dest_table)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		st.Group, st.Worker, number(t.Source), st.Incarnation, number(t.Attempt), t.Point.String(), dest.name.Schema, dest.name.Name)
+	_, err = exec(ctx, pg, `INSERT INTO `+b.copies+` (group_name, worker, source, incarnation, attempt, point, dest_schema, dest_table, dest_oid)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		st.Group, st.Worker, number(t.Source), st.Incarnation, number(t.Attempt), t.Point.String(), dest.name.Schema, dest.name.Name, dest.oid)
 	return err
 }
 

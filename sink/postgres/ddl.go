@@ -34,7 +34,7 @@ type ddlPolicy struct {
 func WithoutDDL() Option { return func(c *config) { c.ddl.ignore = true } }
 
 // WithKeepDropped keeps tables, columns, types and schemas that the source drops. A column that is kept may be
-// NULL from then on. A table of the same name that the source makes later is refused while the old one has rows.
+// NULL from then on, and is used again, with the values it has, when the source adds one of its name. A table of the same name that the source makes later is refused while the old one has rows.
 func WithKeepDropped() Option { return func(c *config) { c.ddl.keep = true } }
 
 // WithDDLLockTimeout bounds how long each statement of a schema change waits for sessions that use the table.
@@ -56,6 +56,8 @@ type DDLError struct {
 	SQL    string      // that was refused; "" if none was tried
 	Remedy string
 	Err    error // the server's, or one of this package's
+
+	denied bool // something that it needs was not permitted
 }
 
 func (e *DDLError) Error() string {
@@ -73,7 +75,7 @@ func (e *DDLError) Error() string {
 // Unwrap gives ErrDDL, ErrPrivilege where that is why, and the cause.
 func (e *DDLError) Unwrap() []error {
 	out := []error{ErrDDL, e.Err}
-	if pgsession.SQLState(e.Err) == "42501" {
+	if e.denied || pgsession.SQLState(e.Err) == "42501" {
 		out = append(out, ErrPrivilege)
 	}
 	return out
@@ -87,7 +89,9 @@ type ddl struct {
 	st     *sink.Start
 	change *decode.SchemaChange
 	books  *structures
-	ran    int // how many statements have altered the destination
+	ran    int         // how many statements have altered the destination
+	unmade []*DDLError // types that the role may not create
+	at     decode.LSN  // the transaction's commit; 0: before a copy, which is ahead of all that was told so far
 	// anew are the source tables whose rows a schema change of the transaction has said to be written anew.
 	anew map[uint32]bool
 }
@@ -110,7 +114,7 @@ const (
 )
 
 // applySchema applies a schema change, and forgets what was known of the tables.
-func (s *Sink) applySchema(ctx context.Context, ch *decode.SchemaChange) error {
+func (s *Sink) applySchema(ctx context.Context, ch *decode.SchemaChange, tx *decode.Tx) error {
 	st, pg := s.start.Load(), s.main.pg
 	if ch == nil {
 		return errShape
@@ -130,6 +134,9 @@ func (s *Sink) applySchema(ctx context.Context, ch *decode.SchemaChange) error {
 	}
 	d := s.newDDL(ctx, pg, st, ch)
 	d.anew = s.tx.rewritten
+	if tx != nil {
+		d.at = tx.CommitLSN
+	}
 	if err := simple(ctx, pg, ddlBegin+strconv.FormatInt(s.config.ddl.wait.Milliseconds(), 10)); err != nil {
 		return fmt.Errorf("sink/postgres: before a schema change: %w", err)
 	}
@@ -213,7 +220,17 @@ func (d *ddl) fail(object decode.Name, action, sql string, err error) error {
 	if !lastingDDL(err) {
 		return fmt.Errorf("sink/postgres: schema change: %s: %s: %w", object, action, err)
 	}
-	return &DDLError{Object: object, Action: action, SQL: sql, Err: err, Remedy: remedy(err)}
+	e := &DDLError{Object: object, Action: action, SQL: sql, Err: err, Remedy: remedy(err)}
+	switch pgsession.SQLState(err) {
+	case "42501":
+		e.Remedy = d.rights(object, sql)
+	case "42704":
+		if len(d.unmade) > 0 { // it is that, most likely
+			e.denied, e.Remedy = true, d.unmade[0].Remedy
+			e.Err = fmt.Errorf("%w (type %s could not be created: %w)", err, d.unmade[0].Object, d.unmade[0].Err)
+		}
+	}
+	return e
 }
 
 // lastingDDL is lasting, and for statements that alter objects what their state forbids.
@@ -229,18 +246,50 @@ func lastingDDL(err error) bool {
 func remedy(err error) string {
 	const then = ", and start again"
 	switch code := pgsession.SQLState(err); {
-	case code == "42501":
-		return "make flo's role the owner of the object (ALTER … OWNER TO), or GRANT it what is missing" + then
 	case code == "2BP01", code == "0A000":
 		return "something at the destination depends on it: drop that (a view can be made again afterwards), or do it by hand" + then
 	case code == "42704", code == "42883", code == "42P01", code == "3F000":
-		return "make at the destination what is missing (an extension, a type, a function, a table)" + then
+		return "make at the destination what is missing (an extension, a collation, a type, a function, a table)" + then
 	case strings.HasPrefix(code, "23"), strings.HasPrefix(code, "22"):
 		return "the destination's rows forbid it: mend them, or copy the table afresh" + then
 	case code == "42P07", code == "42701", code == "42710":
 		return "rename or drop what has the name at the destination" + then
 	}
 	return "do by hand what the SQL was to do" + then
+}
+
+// rights says what to grant for a statement of this package. The server's words, which the error has too, tell which
+// of it is missing.
+func (d *ddl) rights(object decode.Name, sql string) string {
+	conn := d.sink.config.conn
+	role := ident(conn.User)
+	create := "GRANT USAGE, CREATE ON SCHEMA " + ident(object.Schema) + " TO " + role
+	own := func(kind string) string { return "ALTER " + kind + " " + identOf(object) + " OWNER TO " + role }
+	var what string
+	switch verb, rest, _ := strings.Cut(sql, " "); {
+	case strings.HasPrefix(rest, "SCHEMA") && verb == "CREATE":
+		what = "GRANT CREATE ON DATABASE " + ident(conn.Database) + " TO " + role
+	case strings.HasPrefix(rest, "SCHEMA"):
+		what = "ALTER SCHEMA " + ident(object.Schema) + " OWNER TO " + role
+	case verb == "CREATE" && !strings.HasPrefix(rest, "INDEX") && !strings.HasPrefix(rest, "UNIQUE INDEX"):
+		what = create
+	case verb == "COMMENT":
+		what = "ALTER … OWNER TO " + role
+	case strings.HasPrefix(rest, "TYPE"):
+		what = own("TYPE") + "; " + create
+	case strings.HasPrefix(rest, "DOMAIN"):
+		what = own("DOMAIN") + "; " + create
+	case strings.HasPrefix(rest, "SEQUENCE"):
+		what = own("SEQUENCE") + "; " + create
+	default:
+		what = own("TABLE") + "; " + create
+		if _, other, ok := strings.Cut(sql, " REFERENCES "); ok {
+			if n, _, ok := cutQualified(other); ok {
+				what += "; GRANT REFERENCES ON " + identOf(n) + " TO " + role
+			}
+		}
+	}
+	return "let an administrator of the destination grant what the error names (" + what + "), and start again"
 }
 
 // leaveOut notes what was not made, and why.
@@ -252,6 +301,14 @@ func (d *ddl) leaveOut(kind, name, reason, sql string, err error) {
 	}
 	s.mu.Unlock()
 	d.sink.config.logger.WarnContext(d.ctx, "not made at the destination", "what", kind+" "+name, "why", reason, "sql", sql)
+}
+
+// notLeftOut takes back a note of leaveOut's.
+func (d *ddl) notLeftOut(sql string) {
+	s := d.sink.schema
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.LeftOut = slices.DeleteFunc(s.status.LeftOut, func(o SchemaObject) bool { return o.SQL == sql })
 }
 
 // pass says that something of a schema change needs nothing, or can't be.

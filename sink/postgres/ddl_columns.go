@@ -42,6 +42,7 @@ func (a *altering) create() error {
 		return err
 	}
 	a.made = true
+	a.sink.asides.note(a.shape.OID, a.next.dest, a.next.dest == a.asideName(a.shape.OID))
 	if err := a.look(); err != nil {
 		return err
 	}
@@ -348,6 +349,10 @@ func (a *altering) retype(c, o *decode.ColumnShape, l *liveColumn) (bool, error)
 			err = a.fail(a.next.dest, action, cast, err)
 		}
 		return true, err
+	}
+	if len(a.shared) > 0 {
+		return false, &DDLError{Object: a.next.dest, Action: action, SQL: cast, Err: err,
+			Remedy: fmt.Sprintf("other tables of this or other sources go into it too, so it isn't emptied for a fresh copy: ALTER COLUMN %s TYPE %s USING an expression that holds for all rows, by hand, and start again", ident(l.name), c.Type)}
 	}
 	if keys := a.keysOf(a.next.dest); keys != nil {
 		return false, a.fail(a.next.dest, action, cast, err) // rows of others are in it

@@ -68,6 +68,11 @@ func (d *ddl) prepare(make bool) error {
 		if err != nil {
 			return err
 		}
+		if p == nil {
+			if err := d.makeRoom(tableOf(&t)); err != nil {
+				return err
+			}
+		}
 		live, err := d.live(t.Qualified())
 		if err == nil && live == nil && p != nil {
 			live, err = d.live(p.dest)

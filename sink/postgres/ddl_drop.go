@@ -83,8 +83,18 @@ func (d *ddl) dropConstraint(x *decode.Dropped, foreign bool) error {
 		return err
 	}
 	table, name := addressed(x)
+	is := func(c decode.ConstraintShape) bool { return c.OID == x.OID }
+	if p == nil { // another type of a column gives another OID to foreign keys to it, and nothing is said of their tables
+		is = func(c decode.ConstraintShape) bool { return c.Name == name }
+		if p, err = d.books.called(tablePage, table); err != nil {
+			return err
+		}
+		if p != nil && !slices.ContainsFunc(p.table.Constraints, is) {
+			return nil // the destination never had it
+		}
+	}
 	if p != nil {
-		i := slices.IndexFunc(p.table.Constraints, func(c decode.ConstraintShape) bool { return c.OID == x.OID })
+		i := slices.IndexFunc(p.table.Constraints, is)
 		name, table = p.table.Constraints[i].Name, p.dest
 		if foreign {
 			if p.table.Constraints[i].Kind != "f" {
@@ -95,11 +105,6 @@ func (d *ddl) dropConstraint(x *decode.Dropped, foreign bool) error {
 			if err := d.books.put(p); err != nil {
 				return err
 			}
-		}
-	} else {
-		known, err := d.books.called(tablePage, table)
-		if err != nil || known != nil {
-			return err // the destination never had it
 		}
 	}
 	if name == "" {
@@ -275,6 +280,7 @@ func (d *ddl) dropTable(x *decode.Dropped) (name decode.Name, drop bool, err err
 	if err := d.books.remove(p); err != nil {
 		return name, false, err
 	}
+	d.sink.asides.note(x.OID, name, false)
 	others, err := d.books.sharing(p)
 	if err != nil {
 		return name, false, err

@@ -216,6 +216,8 @@ func (a *altering) addForeignKey(c *decode.ConstraintShape) error {
 		a.leaveOut("fk constraint", c.Name, "the destination's rows don't hold it", sql, err)
 	case err != nil:
 		return a.fail(a.next.dest, action, sql, err)
+	default:
+		a.notLeftOut(sql)
 	}
 	if restore != nil {
 		if err := restore(); err != nil {
@@ -223,6 +225,42 @@ func (a *altering) addForeignKey(c *decode.ConstraintShape) error {
 		}
 	}
 	return a.look()
+}
+
+// tie adds foreign keys of other tables to one that is new, or has got its name: they were left out while the destination
+// did not have it, since a copy had brought their tables ahead of it.
+func (a *altering) tie() error {
+	if !a.made && !a.moved {
+		return nil
+	}
+	pages, err := a.books.pages("kind = 'table' AND shape @> $3::jsonb", `{"constraints": [{"kind": "f"}]}`)
+	if err != nil {
+		return err
+	}
+	for _, p := range pages {
+		if slices.ContainsFunc(a.change.Tables, func(t decode.TableShape) bool { return t.OID == p.oid }) {
+			continue // it has been seen to
+		}
+		for i := range p.table.Constraints {
+			c := &p.table.Constraints[i]
+			if k, ok := parseForeignKey(c.Definition); c.Kind != "f" || !ok || k.other != a.next.source {
+				continue
+			}
+			other := &altering{ddl: a.ddl, shape: p.table, page: p, next: p}
+			if err := other.look(); err != nil {
+				return err
+			}
+			if other.live == nil || other.live.constraint(c.Name) != nil || other.hidden(c.Columns) {
+				continue
+			}
+			for _, step := range []func() error{other.disguise, func() error { return other.addForeignKey(c) }, other.restore} {
+				if err := step(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // disguiseOther gives routed columns of a table that the change is not about their source names, and says how
@@ -260,13 +298,15 @@ func (d *ddl) destOf(source decode.Name) (decode.Name, error) {
 
 // index makes one that the source has made, or renames it.
 func (a *altering) index(x *decode.IndexShape) error {
-	if !x.Valid || a.hidden(x.Columns) {
+	// That of a partitioned table is not valid as long as parts of it are missing, which are attached one by one.
+	only := !x.Valid && a.shape.Kind == "p" && a.live.kind == "p"
+	if !x.Valid && !only || a.hidden(x.Columns) {
 		return nil // it comes again when it is valid
 	}
 	o := a.oldIndex(x)
-	if o != nil && o.Valid {
+	if o != nil && (o.Valid || only) {
 		if was := a.live.index(o.Name); o.Name == x.Name || was == nil || was.owned || a.live.index(x.Name) != nil {
-			return nil
+			return a.attachIndex(x, o)
 		}
 		if err := a.run(a.next.dest, fmt.Sprintf("renaming index %q", o.Name), "ALTER INDEX "+ident(a.next.dest.Schema, o.Name)+" RENAME TO "+ident(x.Name)); err != nil {
 			return err
@@ -274,7 +314,7 @@ func (a *altering) index(x *decode.IndexShape) error {
 		return a.look()
 	}
 	if a.live.index(x.Name) != nil {
-		return nil
+		return a.attachIndex(x, o)
 	}
 	action := fmt.Sprintf("creating index %q", x.Name)
 	text, ok := parseIndex(x.Definition)
@@ -287,7 +327,31 @@ func (a *altering) index(x *decode.IndexShape) error {
 	}) {
 		return nil // the parent's brought it, under a name of its own
 	}
-	return a.add("index", x.Name, action, text.sql(x.Name, a.next.dest))
+	if err := a.add("index", x.Name, action, text.sql(x.Name, a.next.dest, only)); err != nil {
+		return err
+	}
+	return a.attachIndex(x, nil)
+}
+
+// attachIndex makes an index a part of its parent's, as it has become at the source.
+func (a *altering) attachIndex(x, was *decode.IndexShape) error {
+	l := a.live.index(x.Name)
+	if x.Parent == nil || was != nil && was.Parent != nil || l == nil || l.owned || l.inherited || len(a.shape.Parents) != 1 {
+		return nil
+	}
+	dest, err := a.destOf(a.shape.Parents[0])
+	if err != nil {
+		return err
+	}
+	parent, err := a.ddl.live(dest)
+	if err != nil || parent == nil || !slices.Contains(a.live.parents, parent.oid) || parent.index(x.Parent.Name) == nil {
+		return err
+	}
+	err = a.run(a.next.dest, fmt.Sprintf("attaching index %q", x.Name), "ALTER INDEX "+ident(dest.Schema, x.Parent.Name)+" ATTACH PARTITION "+ident(a.next.dest.Schema, x.Name))
+	if err != nil {
+		return err
+	}
+	return a.look()
 }
 
 // attach makes the table a partition, or lets it inherit, as it does at the source.

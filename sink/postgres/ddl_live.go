@@ -116,7 +116,7 @@ func (d *ddl) live(name decode.Name) (*liveTable, error) {
 	}
 	if rows, err = query(d.ctx, d.pg, `SELECT c.relname, pg_get_indexdef(c.oid), EXISTS (SELECT FROM pg_constraint WHERE conindid = c.oid AND conrelid = i.indrelid AND contype IN ('p', 'u', 'x')),
 			EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid), coalesce(obj_description(c.oid, 'pg_class'), '')
-		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $1 AND i.indisvalid ORDER BY c.oid`, t.oid); err != nil {
+		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $1 AND (i.indisvalid OR c.relkind = 'I') ORDER BY c.oid`, t.oid); err != nil {
 		return nil, wrap(err)
 	}
 	for _, r := range rows {

@@ -12,22 +12,36 @@ func (d *ddl) keysOf(dest decode.Name) []string {
 	return d.sink.keys.all()[keysName(d.st, dest)]
 }
 
-// followKeys lets the table of keys go with its table: name, and names and types of the key's columns.
-func (a *altering) followKeys() error {
-	if a.page == nil {
+// relocateKeys renames a table of keys whose table was renamed. One that has the name already is of a table that is gone.
+func (d *ddl) relocateKeys(from, to decode.Name) error {
+	was, name, schema := keysName(d.st, from), keysName(d.st, to), d.sink.config.schema
+	columns := d.sink.keys.all()[was]
+	if columns == nil {
 		return nil
 	}
-	was, name := keysName(a.st, a.page.dest), keysName(a.st, a.next.dest)
-	columns := slices.Clone(a.sink.keys.all()[was])
-	if columns == nil || a.sink.keys.all()[name] != nil && was != name {
-		return nil
-	}
-	schema := a.sink.config.schema
-	if was != name {
-		if err := a.run(a.next.dest, "renaming its table of keys", "ALTER TABLE "+ident(schema, was)+" RENAME TO "+ident(name)); err != nil {
+	for _, sql := range []string{
+		"DROP TABLE IF EXISTS " + ident(schema, name),
+		"ALTER TABLE " + ident(schema, was) + " RENAME TO " + ident(name),
+		"COMMENT ON TABLE " + ident(schema, name) + " IS " + literal("flo: keys of the rows that worker "+d.st.Worker+" of group "+d.st.Group+" has brought to "+to.String()),
+	} {
+		if err := d.run(to, "renaming its table of keys", sql); err != nil {
 			return err
 		}
-		a.sink.keys.note(was, nil)
+	}
+	d.sink.keys.note(was, nil)
+	d.sink.keys.note(name, columns)
+	return nil
+}
+
+// followKeys lets the columns of the table of keys go with those of its table: names and types.
+func (a *altering) followKeys() error {
+	if a.page == nil || a.live == nil {
+		return nil
+	}
+	name, schema := keysName(a.st, a.next.dest), a.sink.config.schema
+	columns := slices.Clone(a.sink.keys.all()[name])
+	if columns == nil {
+		return nil
 	}
 	alter := func(what string) error {
 		return a.run(a.next.dest, "altering its table of keys", "ALTER TABLE "+ident(schema, name)+" "+what)
@@ -65,7 +79,7 @@ func (a *altering) followKeys() error {
 			return err
 		}
 	}
-	if was != name || back != nil {
+	if back != nil {
 		a.sink.keys.note(name, columns)
 	}
 	return nil

@@ -33,6 +33,12 @@ func (d *ddl) observe() error {
 				err = a.restore()
 			}
 		}
+		if err == nil {
+			err = a.look()
+		}
+		if err == nil {
+			err = a.followKeys()
+		}
 		if err != nil {
 			return err
 		}

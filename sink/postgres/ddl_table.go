@@ -18,6 +18,7 @@ type altering struct {
 	live   *liveTable // nil if the destination has no such table
 	looked int        // after how many statements of the change that was so
 	made   bool       // this change has created it
+	moved  bool       // it has given it another name
 	shared []*page    // other source tables that go into it
 }
 
@@ -40,7 +41,7 @@ func (d *ddl) tables() error {
 	}
 	for _, step := range []func(*altering) error{
 		(*altering).detach, (*altering).columns, (*altering).keys,
-		(*altering).foreignKeys, (*altering).comments, (*altering).restore, (*altering).attach, (*altering).followKeys,
+		(*altering).foreignKeys, (*altering).tie, (*altering).comments, (*altering).restore, (*altering).attach, (*altering).followKeys,
 	} {
 		for _, a := range all {
 			if a.looked != d.ran { // a parent's alteration is its children's
@@ -103,6 +104,21 @@ func (d *ddl) altering(shape *decode.TableShape) (*altering, error) {
 	if err := a.look(); err != nil {
 		return nil, err
 	}
+	if a.live != nil && a.page == nil && shape.Made {
+		p, free, err := d.holder(shape.OID, a.next.source, a.next.dest)
+		if err != nil {
+			return nil, err
+		}
+		if p != nil && free {
+			if ahead, err := d.ahead(p); err != nil {
+				return nil, err
+			} else if ahead {
+				a.live, a.shared = nil, nil
+				a.stayAside()
+				return a, nil
+			}
+		}
+	}
 	if a.live == nil && shape.Made { // all of it is made
 		a.page = nil
 	}
@@ -157,49 +173,6 @@ func oldColumn(columns []decode.ColumnShape, c *decode.ColumnShape) *decode.Colu
 	for i := range columns {
 		if o := &columns[i]; (c.Num == 0 || o.Num == 0) && sourceName(o) == sourceName(c) {
 			return o
-		}
-	}
-	return nil
-}
-
-// move renames a table that the source has renamed, and moves it to another schema.
-func (a *altering) move() error {
-	if a.page == nil || a.page.dest == a.next.dest {
-		return nil
-	}
-	defer func() { a.looked = -1 }()
-	from, to := a.page.dest, a.next.dest
-	was, err := a.ddl.live(from)
-	if err != nil || was == nil {
-		return err
-	}
-	left, err := a.books.sharing(a.page)
-	if err != nil || len(left) > 0 {
-		return err // others still go there
-	}
-	there, err := a.ddl.live(to)
-	if err != nil {
-		return err
-	}
-	if there != nil {
-		if len(a.shared) > 0 {
-			return nil // routed into another one from now on
-		}
-		return &DDLError{Object: from, Action: "renaming it to " + to.String(), Err: fmt.Errorf("the destination has both"),
-			Remedy: "rename or drop one of both by hand, and start again"}
-	}
-	if from.Schema != to.Schema {
-		if err := a.makeSchema(to.Schema); err != nil {
-			return err
-		}
-		if err := a.run(from, "moving it to schema "+to.Schema, "ALTER TABLE "+identOf(from)+" SET SCHEMA "+ident(to.Schema)); err != nil {
-			return err
-		}
-		from.Schema = to.Schema
-	}
-	if from.Name != to.Name {
-		if err := a.run(from, "renaming it to "+to.Name, "ALTER TABLE "+identOf(from)+" RENAME TO "+ident(to.Name)); err != nil {
-			return err
 		}
 	}
 	return nil

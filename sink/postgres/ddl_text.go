@@ -76,8 +76,8 @@ func parseIndex(definition string) (x indexText, ok bool) {
 	return x, ok
 }
 
-func (x indexText) sql(name string, table decode.Name) string {
-	return "CREATE " + pick(x.unique, "UNIQUE ", "") + "INDEX " + ident(name) + " ON " + identOf(table) + " USING " + x.rest
+func (x indexText) sql(name string, table decode.Name, only bool) string {
+	return "CREATE " + pick(x.unique, "UNIQUE ", "") + "INDEX " + ident(name) + " ON " + pick(only, "ONLY ", "") + identOf(table) + " USING " + x.rest
 }
 
 // foreignKey is a foreign key's definition, cut at the other table's name.

@@ -19,7 +19,7 @@ func TestDefinitionsAreCutAtNames(t *testing.T) {
 	} {
 		got := ""
 		if x, ok := parseIndex(c.definition); ok {
-			got = x.sql("n", to)
+			got = x.sql("n", to, false)
 		}
 		if got != c.want {
 			t.Errorf("%s\n got %s\nwant %s", c.definition, got, c.want)

@@ -189,6 +189,9 @@ func (d *ddl) createType(t *decode.TypeShape) error {
 		sql = "CREATE TYPE " + name + " AS (" + strings.Join(fields, ", ") + ")"
 	case "d":
 		sql = "CREATE DOMAIN " + name + " AS " + t.Base
+		if t.Collation != nil {
+			sql += " COLLATE " + identOf(*t.Collation)
+		}
 		if t.Default != nil {
 			sql += " DEFAULT " + *t.Default
 		}
@@ -199,7 +202,11 @@ func (d *ddl) createType(t *decode.TypeShape) error {
 			}
 		}
 	case "r":
-		sql = "CREATE TYPE " + name + " AS RANGE (SUBTYPE = " + t.Base + ")"
+		sql = "CREATE TYPE " + name + " AS RANGE (SUBTYPE = " + t.Base
+		if t.Collation != nil {
+			sql += ", COLLATION = " + identOf(*t.Collation)
+		}
+		sql += ")"
 	default:
 		return nil
 	}
@@ -212,6 +219,7 @@ func (d *ddl) createType(t *decode.TypeShape) error {
 	}
 	if pgsession.SQLState(err) == "42501" {
 		d.leaveOut("type", t.Qualified().String(), "the role may not create it", sql, err)
+		d.unmade = append(d.unmade, &DDLError{Object: t.Qualified(), Action: "creating the type", SQL: sql, Err: err, Remedy: d.rights(t.Qualified(), sql)})
 		return nil
 	}
 	if err != nil {

@@ -25,7 +25,10 @@ var (
 	// ErrRowMissing says that an UPDATE or DELETE met no row, under WithReplicaRole.
 	ErrRowMissing error = refusal("no such row at the destination: it has lost or changed rows; copy the table afresh, or use WithMissingRowsCounted if rules filter rows")
 	// ErrTableMissing says that the destination has no such table.
-	ErrTableMissing error = refusal("no such table at the destination: create it, or route the source table elsewhere")
+	ErrTableMissing error = refusal("no such table at the destination: create it (or, if the source table was renamed, rename it there too), or route the source table elsewhere")
+	// ErrMoved says that a source table was copied into another destination table than the one that its changes would go to
+	// now: one of the two was renamed, or the rules route it elsewhere. The older rows would stay behind.
+	ErrMoved error = refusal("the source table was copied into another destination table: rename that one there as the source's was renamed, or copy afresh (flo.WithResync and a new token)")
 	// ErrColumnsMissing says that the destination table lacks columns.
 	ErrColumnsMissing error = refusal("columns missing at the destination: add them, or exclude them by a rule")
 	// ErrTriggers says that triggers or foreign keys of the destination table would fire.
@@ -41,6 +44,11 @@ var (
 	// ErrCopyLost says that the destination knows nothing of a copy that was under way there: it was
 	// emptied, restored, or is another database.
 	ErrCopyLost error = refusal("the destination has lost the copy that was under way: copy afresh (flo.WithResync and a new token, or Drop)")
+	// ErrBooksGone says that flo's own tables at the destination were dropped while a worker ran.
+	ErrBooksGone error = refusal("flo's own tables are gone at the destination, and the checkpoint with them: put them back from a backup that is of one moment with the rows, " +
+		"or copy afresh (flo.WithResync and a new token) with WithTruncateBeforeCopy, since nothing tells flo's rows from others any more")
+	// ErrCredentials says that the destination refused the role, its password, or its address.
+	ErrCredentials error = refusal("the destination refused the login: mend user and password of the connection string, the role, or pg_hba.conf, as the server says")
 	// ErrCopyIncomplete says that chunks or rows of a copied table do not add up.
 	ErrCopyIncomplete error = refusal("the copy is not complete: copy the table afresh")
 	// ErrPrivilege says that the destination's role lacks a right; the text names the GRANT.

@@ -36,6 +36,25 @@ func TestCheckpointComesBackAsItWasStored(t *testing.T) {
 	}
 }
 
+// A checkpoint that was dropped is not an empty one, as long as the sink knows that there was one.
+func TestDroppedBooksAreNamed(t *testing.T) {
+	r := newRig(t, `CREATE TABLE t (k int PRIMARY KEY)`)
+	tr := rel("t", "*k")
+	r.apply(insert(tr, "1"))
+	r.db.Exec(t, `DROP SCHEMA flo CASCADE`)
+	err := r.try(insert(tr, "2"))
+	if err != nil && !errors.Is(err, ErrBooksGone) { // what was known of the table is looked up afresh first
+		t.Fatalf("write: %v", err)
+	}
+	if _, err = r.sink.Open(testContext(t), r.st); !errors.Is(err, ErrBooksGone) || !sink.IsPermanent(err) {
+		t.Fatalf("open: %v", err)
+	}
+	r.want("SELECT count(*) FROM t", is("1"))
+	if err = newBooks("flo").explain(&pgconn.PgError{Code: "42P01", Message: `relation "flow.backends" does not exist`}); errors.Is(err, ErrBooksGone) {
+		t.Error("another schema's table is taken for flo's")
+	}
+}
+
 // A big transaction over several batches is one at the destination: nothing is seen before its end, Abort
 // and an error leave nothing of it.
 func TestBigTransactionIsWholeOrNothing(t *testing.T) {

@@ -11,110 +11,118 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/sink"
 )
 
 // WithApplyConnections lets n connections apply the streamed changes of a batch side by side, each those of its
-// own keys: 1 to MaxConnections, 1 by default. It is for a destination that one connection cannot keep busy.
+// own keys: 1 to MaxConnections, 1 by default. It is for a destination that one connection cannot keep busy. Their
+// number may change at every start.
 //
 // What a source transaction did then becomes visible in up to n pieces, at slightly different moments, so that
 // readers of the destination may see a part of it. Everything else stays: each change once, those of a row in
 // their order, and behind each batch all of it. A transaction that spans several batches, TRUNCATE, schema
-// changes, updates that change a key, batches with a table that has a unique or exclusion constraint beside its
-// key, and batches that are small stay whole, on one connection.
+// changes, updates that change a key, and batches that are small stay whole, on one connection; so do batches with a
+// table that has a unique or exclusion constraint beside its key, a deferrable key, a trigger that fires, a rule or
+// row-level security, and those with a partition and its root, or with sources of different keys that go into one table.
 //
 // Changes are told apart by key columns of the types smallint, integer, bigint, oid, uuid, boolean, bytea, date and
 // timestamp, whose equal values have equal texts; tables whose key has none of these go to one connection each.
 // What the server refuses, of some connections' part, is applied again in the original order.
 func WithApplyConnections(n int) Option { return func(c *config) { c.lanes = n } }
 
-// lanes are the connections that apply a batch side by side. Each is a Sink with a checkpoint row of its own,
-// the first one being the Sink itself; a lane's checkpoint says up to where the changes of its keys are there.
+// lanes are the connections that apply a batch side by side. Each is a Sink with a checkpoint row of its own, the first
+// one being the Sink itself.
 //
-// When all goes well the checkpoints are equal between two batches. A crash may leave some ahead: Open then
-// gives the least, and of what comes again each lane passes over what it has. Until all are equal the number
-// of lanes stays as it was, since it says which keys are whose.
+// Between two batches all rows say the same. A crash may leave some a batch behind: with its checkpoint each lane
+// stores which changes it has brought there, so Open can give all rows the checkpoint of those behind, and keep what is
+// there beyond it. Until that comes to an end one connection goes on, which passes over it.
 type lanes struct {
-	all  []*Sink // the Sink itself first; empty: it applies alone
-	at   []decode.Checkpoint
-	want int   // as configured
-	exec *Sink // writes the transaction that goes on (More)
+	all   []*Sink // the Sink itself first; empty: it applies alone
+	at    decode.Checkpoint
+	ahead positions // of changes behind at that are there
 
+	met   bool // on locks of each other: once, in order
 	parts [][]*decode.Change
 	from  [][]int // where each change of a part stands in the batch
 }
 
-// laneMark stands between the worker's name and a lane's number in the lane's row: no worker's name holds it.
-const laneMark = " lane "
+// laneMark is what a lane stores with a batch's checkpoint: its own alone if there are no rows.
+type laneMark struct {
+	rows  string // whose checkpoint it is, as an array of names
+	ahead string // what is there beyond other rows' checkpoint
+}
+
+// laneSign stands between the worker's name and a lane's number in the lane's row: no worker's name holds it.
+const laneSign = " lane "
 
 // leastParallel is how many changes a batch has that is worth several transactions.
 const leastParallel = 64
 
-func laneWorker(worker string, n int) string { return worker + laneMark + strconv.Itoa(n) }
+func laneWorker(worker string, n int) string {
+	if n == 0 {
+		return worker
+	}
+	return worker + laneSign + strconv.Itoa(n)
+}
 
 // laneOwner gives the worker on whose behalf a lane writes.
 func laneOwner(worker string) string {
-	worker, _, _ = strings.Cut(worker, laneMark)
+	worker, _, _ = strings.Cut(worker, laneSign)
 	return worker
 }
 
 // openLanes takes the lanes over, and gives the checkpoint from which changes have to come again.
 func (s *Sink) openLanes(ctx context.Context, st sink.Start, own decode.Checkpoint) (decode.Checkpoint, error) {
 	l := &s.lanes
-	l.want, l.exec = s.config.lanes, nil
-	rows, err := query(ctx, s.main.pg, "SELECT worker FROM "+s.books.checkpoints+" WHERE group_name = $1 AND starts_with(worker, $2) AND checkpoint <> ''", st.Group, st.Worker+laneMark)
+	rows, err := query(ctx, s.main.pg, "SELECT worker, ahead FROM "+s.books.checkpoints+" WHERE group_name = $1 AND (worker = $2 OR starts_with(worker, $3))",
+		st.Group, st.Worker, st.Worker+laneSign)
 	if err != nil {
 		return own, fmt.Errorf("sink/postgres: looking for the checkpoints of several connections: %w", err)
 	}
-	n := 1
+	n := s.config.lanes
+	alone := n == 1
 	for _, r := range rows {
-		lane, err := strconv.Atoi(strings.TrimPrefix(string(r[0]), st.Worker+laneMark))
+		alone = alone && len(r[1]) == 0
+		name, ok := strings.CutPrefix(string(r[0]), st.Worker+laneSign)
+		if !ok {
+			continue
+		}
+		lane, err := strconv.Atoi(name)
 		if err != nil || lane < 1 || lane >= MaxConnections {
 			return own, sink.Permanent(fmt.Errorf("sink/postgres: %s has a row of worker %q", s.books.checkpoints, r[0]))
 		}
-		n = max(n, lane+1)
+		n, alone = max(n, lane+1), false
 	}
-	if n == 1 && l.want == 1 {
-		l.all, l.at = nil, nil
-		return own, nil
+	if alone {
+		return own, s.lanes.close(ctx)
 	}
 	if err := l.take(ctx, s, st, n); err != nil {
 		return own, err
 	}
-	least := l.least()
-	if l.equal() {
-		if err := l.settle(ctx, st); err != nil {
-			return own, err
-		}
+	if err := l.even(ctx, st, s.config.lanes); err != nil {
+		return own, err
 	}
-	return least, nil
+	return l.at, l.shrink(ctx, s.config.lanes)
 }
 
-// take opens n lanes beside, and including, the first one.
+// take opens n lanes, the first one included: also those that will be no more, so that none of a predecessor's writes.
 func (l *lanes) take(ctx context.Context, first *Sink, st sink.Start, n int) error {
 	if len(l.all) == 0 {
 		l.all = []*Sink{first}
 	}
 	for len(l.all) < n {
-		lane := &Sink{config: first.config, books: first.books, pids: map[uint32]struct{}{}, stats: first.stats, keys: first.keys, schema: first.schema, generation: first.generation, prepared: true, pool: newPool(0)}
+		lane := &Sink{config: first.config, books: first.books, pids: map[uint32]struct{}{}, stats: first.stats, keys: first.keys, asides: first.asides, schema: first.schema, generation: first.generation, prepared: true, pool: newPool(0)}
 		l.all = append(l.all, lane)
 	}
-	l.at = l.at[:0]
-	for i, lane := range l.all[:n] {
-		if i > 0 {
-			st := st
-			st.Worker = laneWorker(st.Worker, i)
-			if _, err := lane.openOne(ctx, st); err != nil {
-				return err
-			}
+	for i, lane := range l.all[1:] {
+		st := st
+		st.Worker = laneWorker(st.Worker, i+1)
+		if _, err := lane.openOne(ctx, st); err != nil {
+			return err
 		}
-		var cp decode.Checkpoint
-		if err := cp.UnmarshalText([]byte(lane.stored)); err != nil {
-			return sink.Permanent(fmt.Errorf("sink/postgres: checkpoint of lane %d: %w", i, err))
-		}
-		l.at = append(l.at, cp)
 	}
-	return l.shrink(ctx, n)
+	return nil
 }
 
 // shrink closes the lanes from n on.
@@ -128,59 +136,76 @@ func (l *lanes) shrink(ctx context.Context, n int) error {
 	return errors.Join(errs...)
 }
 
-// settle makes the number of lanes what it is meant to be, when all are equal: none is behind, so that it
-// doesn't matter any more whose a key was.
-func (l *lanes) settle(ctx context.Context, st sink.Start) error {
+// even gives n rows the checkpoint that all lanes have reached, and keeps what is there beyond it; other rows go.
+func (l *lanes) even(ctx context.Context, st sink.Start, n int) error {
 	first := l.all[0]
-	if len(l.all) != l.want || slices.ContainsFunc(l.all, func(lane *Sink) bool { return lane.stored != first.stored }) {
-		if err := l.take(ctx, first, st, l.want); err != nil {
-			return err
-		}
-		if err := l.copyCheckpoint(ctx, st); err != nil {
-			return err
-		}
-	}
-	if l.want == 1 {
-		l.all, l.at = nil, nil
-	}
-	return nil
-}
-
-// copyCheckpoint gives all lanes the first one's checkpoint, and forgets those that are no more.
-func (l *lanes) copyCheckpoint(ctx context.Context, st sink.Start) error {
-	first, names := l.all[0], l.names(st.Worker)
-	pg := first.main.pg
+	pg, table := first.main.pg, first.books.checkpoints
 	if err := simple(ctx, pg, begin); err != nil {
 		return fmt.Errorf("sink/postgres: %w", err)
 	}
 	if err := first.guard(ctx, pg, &st, "FOR NO KEY UPDATE"); err != nil {
 		return err
 	}
-	table := first.books.checkpoints
-	if _, err := exec(ctx, pg, "UPDATE "+table+" c SET checkpoint = f.checkpoint, incarnation = f.incarnation, updated_at = clock_timestamp() FROM "+table+
-		" f WHERE f.group_name = $1 AND f.worker = $2 AND c.group_name = $1 AND c.worker = ANY ($3::text[])", st.Group, st.Worker, nameArray(names)); err != nil {
-		return fmt.Errorf("sink/postgres: making the checkpoints of several connections: %w", err)
+	rows, err := query(ctx, pg, "SELECT worker, checkpoint, ahead FROM "+table+" WHERE group_name = $1 AND (worker = $2 OR starts_with(worker, $3)) AND checkpoint <> ''",
+		st.Group, st.Worker, st.Worker+laneSign)
+	if err != nil {
+		return fmt.Errorf("sink/postgres: reading the checkpoints of several connections: %w", err)
+	}
+	stored, err := l.compare(rows)
+	if err != nil {
+		return sink.Permanent(fmt.Errorf("sink/postgres: %s of group %q: %w", table, st.Group, err))
 	}
 	if _, err := exec(ctx, pg, "DELETE FROM "+table+" WHERE group_name = $1 AND starts_with(worker, $2) AND worker <> ALL ($3::text[])",
-		st.Group, st.Worker+laneMark, nameArray(names)); err != nil {
+		st.Group, st.Worker+laneSign, laneRows(st.Worker, n)); err != nil {
 		return fmt.Errorf("sink/postgres: tidying the checkpoints of several connections: %w", err)
+	}
+	if _, err := exec(ctx, pg, first.books.storeAll, st.Group, laneRows(st.Worker, n), stored, l.at.Incarnation, l.ahead.text()); err != nil {
+		return fmt.Errorf("sink/postgres: making the checkpoints of several connections: %w", err)
 	}
 	if err := commit(ctx, pg); err != nil {
 		return fmt.Errorf("sink/postgres: making the checkpoints of several connections: %w", err)
 	}
-	for i, lane := range l.all {
-		lane.stored, l.at[i] = first.stored, l.at[0]
+	for _, lane := range l.all {
+		lane.stored = stored
+	}
+	if l.at.Incarnation != st.Incarnation { // positions are of another stream
+		l.ahead = nil
 	}
 	return nil
 }
 
-// names of all lanes' rows.
-func (l *lanes) names(worker string) []string {
-	names := []string{worker}
-	for i := 1; i < len(l.all); i++ {
-		names = append(names, laneWorker(worker, i))
+// compare finds the checkpoint that all lanes have reached, whose text it gives, and what is there beyond it. A row
+// without a checkpoint is that of a lane that has never taken part.
+func (l *lanes) compare(rows [][][]byte) (stored string, err error) {
+	l.at, l.ahead = decode.Checkpoint{}, nil
+	for _, r := range rows {
+		var cp decode.Checkpoint
+		if err := cp.UnmarshalText(r[1]); err != nil {
+			return "", fmt.Errorf("worker %q: %w", r[0], err)
+		}
+		ahead, err := parsePositions(string(r[2]))
+		if err != nil {
+			return "", fmt.Errorf("worker %q: %w", r[0], err)
+		}
+		if stored != "" && cp.Incarnation != l.at.Incarnation { // one transaction changes them
+			return "", fmt.Errorf("worker %q: a checkpoint of incarnation %q beside one of %q", r[0], cp.Incarnation, l.at.Incarnation)
+		}
+		if stored == "" || cp.End < l.at.End {
+			stored, l.at = string(r[1]), cp
+		}
+		l.ahead = l.ahead.and(ahead)
 	}
-	return names
+	l.ahead = l.ahead.from(l.at.End)
+	return stored, nil
+}
+
+// laneRows gives the names of n lanes' rows, as an array.
+func laneRows(worker string, n int) string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = laneWorker(worker, i)
+	}
+	return nameArray(names)
 }
 
 // nameArray writes an array of names as PostgreSQL reads it.
@@ -192,38 +217,14 @@ func nameArray(names []string) string {
 	return "{" + strings.Join(quoted, ",") + "}"
 }
 
-// equal reports whether no lane is ahead of another one. A row without a checkpoint is a lane that has never
-// taken part.
-func (l *lanes) equal() bool {
-	for _, lane := range l.all {
-		if lane.stored != l.all[0].stored && lane.stored != "" {
-			return false
-		}
-	}
-	return true
-}
-
-// least gives the checkpoint that every lane has reached.
-func (l *lanes) least() decode.Checkpoint {
-	least := l.at[0]
-	for i, cp := range l.at {
-		if l.all[i].stored != "" && cp.End < least.End {
-			least = cp
-		}
-	}
-	return least
-}
-
 // write applies a batch by all lanes.
 func (l *lanes) write(ctx context.Context, b *sink.Batch) error {
 	st := *l.all[0].start.Load()
-	parallel, err := l.parallel(ctx, b)
-	switch {
-	case err != nil:
-		err = judge(err, -1)
-	case parallel:
+	parallel := l.parallel(ctx, b)
+	var err error
+	if parallel {
 		err = l.spread(ctx, b, &st)
-	default:
+	} else {
 		err = l.serial(ctx, b, &st)
 	}
 	if err != nil && parallel && sink.IsPermanent(err) && !errors.Is(err, sink.ErrLeaseLost) {
@@ -235,59 +236,66 @@ func (l *lanes) write(ctx context.Context, b *sink.Batch) error {
 		err = l.serial(ctx, b, &st)
 	}
 	if err != nil {
+		l.met = l.met || pgsession.SQLState(err) == "40P01"
 		for _, lane := range l.all {
 			lane.fail(ctx)
 		}
-		l.exec = nil
 		return err
 	}
-	if !b.More && len(l.all) != l.want && l.equal() {
-		if err := l.settle(ctx, st); err != nil {
-			l.all[0].fail(ctx)
-			return err
-		}
-	}
+	l.met = l.met && b.More
 	return nil
 }
 
-// parallel reports whether a batch may be, and is worth being, applied by several. A unique value that goes from a
-// row of one lane to a row of another one would have to be written in one order, which after a crash, with one
-// lane ahead, there may not be.
-func (l *lanes) parallel(ctx context.Context, b *sink.Batch) (bool, error) {
-	cp := &b.Checkpoint
-	if l.exec != nil || b.More || len(b.Changes) < leastParallel || cp.IsZero() || cp.Replayed != "" || len(l.all) < 2 {
-		return false, nil
+// parallel reports whether a batch may be, and is worth being, applied by several.
+func (l *lanes) parallel(ctx context.Context, b *sink.Batch) bool {
+	cp, first := &b.Checkpoint, l.all[0]
+	if len(l.all) < 2 || len(l.ahead) > 0 || l.met || first.tx.begun || b.More || len(b.Changes) < leastParallel || cp.Replayed != "" {
+		return false
 	}
-	for i := range l.at { // what isn't about positions alone is stored for all at once
-		if l.at[i].Incarnation != cp.Incarnation || l.at[i].Attempt != cp.Attempt || l.at[i].Skip != cp.Skip {
-			return false, nil
-		}
+	// What isn't about positions alone is stored for all at once.
+	if cp.IsZero() || l.at.Incarnation != cp.Incarnation || l.at.Attempt != cp.Attempt || l.at.Skip != cp.Skip {
+		return false
 	}
-	keys := map[uint32]*decode.Relation{}
+	if first.main.generation != first.generation.Load() {
+		return false // what is known of the tables is old
+	}
+	known := map[*decode.Relation]bool{}
+	families := map[string]*decode.Relation{}
 	for _, c := range b.Changes {
 		if c.Op == decode.OpMessage {
 			continue
 		}
 		if c.Tx == nil || c.Relation == nil || c.Op == decode.OpTruncate || c.Op == decode.OpSchema {
-			return false, nil
+			return false
 		}
-		if before := keys[c.Relation.OID]; before == nil {
-			keys[c.Relation.OID] = c.Relation
-			bound, err := l.all[0].main.bind(ctx, c.Relation)
-			if err != nil || bound.table.uniques > 1 {
-				return false, err
+		if !known[c.Relation] {
+			bound, err := first.main.bind(ctx, c.Relation)
+			if err != nil || first.checkPlace(ctx, bound) != nil || !bound.apart(families) { // one says which change the error is about
+				return false
 			}
-		} else if before != c.Relation && !sameKey(before, c.Relation) {
-			return false, nil
+			known[c.Relation] = true
 		}
 		if c.Op != decode.OpDelete && movesKey(c) {
-			return false, nil
+			return false
 		}
 	}
-	return true, nil
+	return true
 }
 
-// sameKey reports whether two versions of a relation are told apart by the same columns.
+// apart reports whether the rows of a table have nothing to do with each other, so that their order doesn't matter.
+// Triggers and rules may take a change to the rows of others. A unique value that goes from row to row, be it between
+// a partition and its root, has to be written in one order, which after a crash, with one lane ahead, there may not be.
+func (b *binding) apart(families map[string]*decode.Relation) bool {
+	t := b.table
+	if !t.calm || t.uniques > 1 || t.uniques == 1 && b.key == nil && b.rel.HasKey() {
+		return false
+	}
+	before := families[t.family]
+	families[t.family] = b.rel
+	return before == nil || sameKey(before, b.rel)
+}
+
+// sameKey reports whether two relations, or versions of one, are one table whose rows are told apart by the same columns.
 func sameKey(a, b *decode.Relation) bool {
 	key := func(r *decode.Relation) (key []string) {
 		for i := range r.Columns {
@@ -329,7 +337,7 @@ func telling(r *decode.Relation, c *decode.Column) bool {
 	return false
 }
 
-// laneOf gives the lane of a change, the same in every process: FNV-1a of the table's name and the key.
+// laneOf gives the lane of a change: FNV-1a of the table's name and the key.
 func laneOf(c *decode.Change, n int) int {
 	if c.Relation == nil {
 		return 0
@@ -359,35 +367,25 @@ func laneOf(c *decode.Change, n int) int {
 	return int(h % uint64(n))
 }
 
-// has reports whether a lane holds a change already.
-func (l *lanes) has(lane int, c *decode.Change, st *sink.Start) bool {
-	at := &l.at[lane]
-	return c.Tx != nil && at.Incarnation == st.Incarnation && c.Tx.CommitLSN < at.End
-}
-
 // spread lets each lane apply its changes, with a checkpoint each.
 func (l *lanes) spread(ctx context.Context, b *sink.Batch, st *sink.Start) error {
 	n := len(l.all)
 	for len(l.parts) < n {
 		l.parts, l.from = append(l.parts, nil), append(l.from, nil)
 	}
-	for i := range n {
+	for i := range l.parts {
 		l.parts[i], l.from[i] = l.parts[i][:0], l.from[i][:0]
 	}
-	equal := l.equal()
 	for i, c := range b.Changes {
-		if lane := laneOf(c, n); equal || !l.has(lane, c, st) {
-			l.parts[lane] = append(l.parts[lane], c)
-			l.from[lane] = append(l.from[lane], i)
-		}
+		lane := laneOf(c, n)
+		l.parts[lane] = append(l.parts[lane], c)
+		l.from[lane] = append(l.from[lane], i)
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for i, lane := range l.all {
-		if l.at[i].End > b.Checkpoint.End {
-			continue // it has all of it
-		}
 		g.Go(func() error {
-			err := lane.writeOne(gctx, &sink.Batch{Changes: l.parts[i], Checkpoint: b.Checkpoint, Epoch: b.Epoch})
+			mark := laneMark{nameArray([]string{laneWorker(st.Worker, i)}), positionsOf(l.parts[i]).text()}
+			err := lane.writeMarked(gctx, &sink.Batch{Changes: l.parts[i], Checkpoint: b.Checkpoint, Epoch: b.Epoch, Lazy: b.Lazy}, mark)
 			return place(err, l.from[i])
 		})
 	}
@@ -395,8 +393,16 @@ func (l *lanes) spread(ctx context.Context, b *sink.Batch, st *sink.Start) error
 		return err
 	}
 	l.all[0].stats.spread.Add(1)
-	l.reached(b.Checkpoint)
+	l.reached(b.Checkpoint, nil)
 	return nil
+}
+
+// writeMarked applies a batch by this connection, and stores a mark with its checkpoint.
+func (s *Sink) writeMarked(ctx context.Context, b *sink.Batch, m laneMark) error {
+	s.mark = m
+	err := s.writeOne(ctx, b)
+	s.mark = laneMark{}
+	return err
 }
 
 // place lets an error name its change by where it stands in the whole batch.
@@ -408,79 +414,40 @@ func place(err error, from []int) error {
 	return err
 }
 
-// serial applies a batch on one connection, with the checkpoints of all lanes that are not ahead of it.
+// serial applies a batch on the first connection, with the checkpoints of all lanes, and passes over what is there.
 func (l *lanes) serial(ctx context.Context, b *sink.Batch, st *sink.Start) error {
-	equal := l.equal()
-	if b.Checkpoint.Replayed != "" && !equal {
-		return sink.Permanent(errors.New("sink/postgres: the worker was cut short between its connections: let it run until it has caught up, then Replay"))
-	}
-	exec := l.exec
-	if exec == nil {
-		least := 0
-		for i := range l.at {
-			if l.at[i].End < l.at[least].End {
-				least = i
-			}
-		}
-		exec = l.all[least]
-	}
-	out, from := *b, []int(nil)
-	if !equal {
+	out, from, ahead := *b, []int(nil), l.ahead
+	if len(ahead) > 0 {
 		out.Changes = nil
 		for i, c := range b.Changes {
-			if !l.has(laneOf(c, len(l.all)), c, st) {
+			if !ahead.has(c) {
 				out.Changes, from = append(out.Changes, c), append(from, i)
 			}
 		}
 	}
-	exec.followers = ""
-	if !b.More && !b.Checkpoint.IsZero() {
-		names := l.names(st.Worker)
-		for i := len(names) - 1; i >= 0; i-- {
-			if at := &l.at[i]; at.Incarnation == b.Checkpoint.Incarnation && at.End > b.Checkpoint.End {
-				names = slices.Delete(names, i, i+1)
-			}
+	stores := !b.More && !b.Checkpoint.IsZero()
+	var mark laneMark
+	if stores {
+		if ahead = ahead.from(b.Checkpoint.End); b.Checkpoint.Incarnation != l.at.Incarnation {
+			ahead = nil
 		}
-		exec.followers = nameArray(names)
+		mark = laneMark{laneRows(st.Worker, len(l.all)), ahead.text()}
 	}
-	err := exec.writeOne(ctx, &out)
-	exec.followers = ""
-	if err != nil {
+	if err := l.all[0].writeMarked(ctx, &out, mark); err != nil {
 		return place(err, from)
 	}
-	l.exec = nil
-	switch {
-	case b.More:
-		l.exec = exec
-	case !b.Checkpoint.IsZero():
-		l.reached(b.Checkpoint)
-	}
-	for _, c := range b.Changes {
-		if c.Op == decode.OpSchema { // what the other lanes know of the tables is old
-			for _, lane := range l.all {
-				if lane != exec && lane.main != nil {
-					if err := lane.main.forget(ctx); err != nil {
-						return judge(err, -1)
-					}
-				}
-			}
-			break
-		}
+	if stores {
+		l.reached(b.Checkpoint, ahead)
 	}
 	return nil
 }
 
-// reached notes the checkpoint of those that are not ahead of it.
-func (l *lanes) reached(cp decode.Checkpoint) {
-	text, err := cp.MarshalText()
-	if err != nil {
-		return // it was written
+// reached notes the checkpoint of all lanes, and what is there beyond it.
+func (l *lanes) reached(cp decode.Checkpoint, ahead positions) {
+	for _, lane := range l.all {
+		lane.stored = l.all[0].stored
 	}
-	for i, lane := range l.all {
-		if l.at[i].Incarnation != cp.Incarnation || l.at[i].End <= cp.End {
-			l.at[i], lane.stored = cp, string(text)
-		}
-	}
+	l.at, l.ahead = cp, ahead
 }
 
 // close ends the lanes beside the first one.
@@ -489,6 +456,6 @@ func (l *lanes) close(ctx context.Context) error {
 		return nil
 	}
 	err := l.shrink(ctx, 1)
-	l.all, l.at = nil, nil
+	l.all, l.ahead = nil, nil
 	return err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/flotest"
+	"github.com/pgflo/flo/internal/ddlcases"
 	origin "github.com/pgflo/flo/internal/source"
 	"github.com/pgflo/flo/sink"
 )
@@ -28,7 +29,8 @@ type mirror struct {
 	routes map[string]string              // source table to destination table
 	column map[string]string              // source column to destination column
 	hide   []string                       // columns that a rule leaves out
-	copies map[string]bool                // tables that wait for a fresh copy
+	copies map[uint32]bool                // tables that wait for a fresh copy
+	ahead  bool                           // copies tell of the tables' structure
 	apart  bool                           // a batch for each of the source's transactions; else one for all
 	edit   func(s *decode.SchemaChange)   // changes what the triggers said
 	edited func(changes []*decode.Change) // sees all
@@ -171,9 +173,29 @@ func (m *mirror) bring(sql string) error {
 	return m.deliver()
 }
 
+// taken gives what the source has done since the last call, by transaction, as a worker would hand it to the sink.
+func (m *mirror) taken() (out [][]*decode.Change) {
+	m.t.Helper()
+	m.copies = map[uint32]bool{}
+	for _, tx := range m.read() {
+		out = append(out, slices.DeleteFunc(tx, func(ch *decode.Change) bool {
+			if ch.Schema != nil {
+				for _, t := range ch.Schema.Tables {
+					if t.Rewritten {
+						m.copies[t.OID] = true
+					}
+				}
+			}
+			waits := ch.Relation != nil && m.copies[ch.Relation.OID]
+			m.route(ch)
+			return waits // for a fresh copy brings it
+		}))
+	}
+	return out
+}
+
 func (m *mirror) deliver() error {
 	m.t.Helper()
-	m.copies = map[string]bool{}
 	var all []*decode.Change
 	give := func(changes []*decode.Change) error {
 		if m.edited != nil {
@@ -182,19 +204,7 @@ func (m *mirror) deliver() error {
 		ordinals(changes)
 		return m.sink.Write(testContext(m.t), &sink.Batch{Changes: changes, Checkpoint: m.checkpoint(), Epoch: m.st.Epoch})
 	}
-	for _, tx := range m.read() {
-		tx = slices.DeleteFunc(tx, func(ch *decode.Change) bool {
-			if ch.Schema != nil {
-				for _, t := range ch.Schema.Tables {
-					if t.Rewritten {
-						m.copies[t.Qualified().String()] = true
-					}
-				}
-			}
-			waits := ch.Relation != nil && m.copies[ch.Relation.Qualified().String()]
-			m.route(ch)
-			return waits // for a fresh copy brings it
-		})
+	for _, tx := range m.taken() {
 		if !m.apart {
 			all = append(all, tx...)
 		} else if err := give(tx); err != nil {
@@ -206,18 +216,26 @@ func (m *mirror) deliver() error {
 			return err
 		}
 	}
-	for name := range m.copies {
-		if m.routes == nil {
-			m.copyAfresh(name)
-		}
-	}
+	m.copyAll()
 	return nil
 }
 
-// copyAfresh is what the engine does for a table that was rewritten.
-func (m *mirror) copyAfresh(name string) {
+// copyAll copies what waits for a fresh copy.
+func (m *mirror) copyAll() {
 	m.t.Helper()
-	schema, table, _ := strings.Cut(name, ".")
+	for oid := range m.copies {
+		if m.routes != nil {
+			continue
+		}
+		for _, r := range m.src.Query(m.t, "SELECT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = $1", oid) {
+			m.copyAfresh(r[0], r[1])
+		}
+	}
+}
+
+// copyAfresh is what the engine does for a table that was rewritten.
+func (m *mirror) copyAfresh(schema, table string) {
+	m.t.Helper()
 	var columns []string
 	for _, r := range m.src.Query(m.t, "SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum", ident(schema, table)) {
 		columns = append(columns, r[0])
@@ -245,34 +263,12 @@ func (m *mirror) do(sql string) {
 	m.equal(sql)
 }
 
-// catalogSQL describes a database's tables; of what partitions got from above without the names.
-const catalogSQL = `WITH t AS (SELECT c.*, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('flo', 'pg_catalog', 'information_schema', 'pg_toast'))
-	SELECT format('table %I.%I %s %s %s %s parents %s comment %s', nspname, relname, relkind, reloptions, pg_get_partkeydef(oid), pg_get_expr(relpartbound, oid),
-		ARRAY(SELECT inhparent::regclass::text FROM pg_inherits WHERE inhrelid = t.oid ORDER BY 1), obj_description(oid, 'pg_class')) FROM t
-	UNION ALL SELECT format('column %I.%I.%I %s collation %s not null %s default %s identity %s generated %s comment %s', nspname, relname, attname, format_type(atttypid, atttypmod),
-		attcollation::regcollation, attnotnull, pg_get_expr(adbin, adrelid), attidentity, attgenerated, col_description(t.oid, attnum))
-		FROM t JOIN pg_attribute a ON attrelid = t.oid AND attnum > 0 AND NOT attisdropped LEFT JOIN pg_attrdef ON adrelid = t.oid AND adnum = attnum
-	UNION ALL SELECT format('constraint %I.%I.%s %s valid %s comment %s', nspname, relname, CASE WHEN conparentid = 0 THEN conname END, pg_get_constraintdef(k.oid), convalidated,
-		obj_description(k.oid, 'pg_constraint')) FROM t JOIN pg_constraint k ON conrelid = t.oid WHERE contype NOT IN ('t', 'n') -- NOT NULL has names from 18 on, which are not replicated
-	UNION ALL SELECT CASE WHEN i.relispartition THEN format('partition of an index on %I.%I %s', t.nspname, t.relname, substring(pg_get_indexdef(i.oid) FROM ' USING .*'))
-		ELSE format('index on %I.%I %s comment %s', t.nspname, t.relname, pg_get_indexdef(i.oid), obj_description(i.oid, 'pg_class')) END
-		FROM t JOIN pg_index x ON indrelid = t.oid JOIN pg_class i ON i.oid = indexrelid WHERE indisvalid
-	UNION ALL SELECT format('type %s %s labels %s fields %s base %s %s %s %s comment %s', y.oid::regtype, typtype,
-			ARRAY(SELECT enumlabel FROM pg_enum WHERE enumtypid = y.oid ORDER BY enumsortorder),
-			ARRAY(SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = typrelid AND attnum > 0 AND NOT attisdropped ORDER BY attnum),
-			format_type(typbasetype, typtypmod), typnotnull, typdefault, ARRAY(SELECT conname || pg_get_constraintdef(oid) FROM pg_constraint WHERE contypid = y.oid ORDER BY 1),
-			obj_description(y.oid, 'pg_type'))
-		FROM pg_type y LEFT JOIN pg_class c ON c.oid = typrelid JOIN pg_namespace n ON n.oid = typnamespace
-		WHERE typtype IN ('e', 'd', 'r', 'c') AND (typtype <> 'c' OR c.relkind = 'c') AND nspname NOT IN ('flo', 'pg_catalog', 'information_schema', 'pg_toast')
-	ORDER BY 1`
-
 func catalog(t *testing.T, db *flotest.DB) []string {
 	t.Helper()
 	db.Exec(t, "SET search_path = pg_catalog")
 	defer db.Exec(t, "RESET search_path")
 	var out []string
-	for _, r := range db.Query(t, catalogSQL) {
+	for _, r := range db.Query(t, ddlcases.CatalogSQL) {
 		out = append(out, r[0])
 	}
 	return out

@@ -35,6 +35,8 @@ type config struct {
 	sync        *schemaSync
 	tolerated   []MisfitKind
 	ddl         ddlPolicy
+	commit      string // synchronous_commit; "": what is set
+	commitSet   bool
 
 	merge         []string // patterns of WithMergeCopy
 	mergeAll      bool
@@ -110,6 +112,7 @@ func newConfig(conn *pgx.ConnConfig, opts []Option) (config, error) {
 	}
 	c.sync.validate(invalid)
 	c.ddl.validate(invalid)
+	c.validateCommit(invalid)
 	c.parseMerge(invalid)
 	for _, k := range c.tolerated {
 		if !slices.Contains(tolerable[:], k) {

@@ -62,7 +62,7 @@ func (s *Sink) with(ctx context.Context, f func(c *session, st *sink.Start) erro
 	}
 	if c.recorded != st {
 		if err := s.books.register(ctx, c.pg, *st); err != nil {
-			return judge(err, -1)
+			return s.books.explain(judge(err, -1))
 		}
 		c.recorded = st
 	}
@@ -75,7 +75,7 @@ func (s *Sink) with(ctx context.Context, f func(c *session, st *sink.Start) erro
 	if s.generation.Load() != now && staleCatalog(err) {
 		return err // the table was altered meanwhile: seen afresh the next time
 	}
-	return judge(err, -1)
+	return s.books.explain(judge(err, -1))
 }
 
 func (p *pool) isClosed() bool {

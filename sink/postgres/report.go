@@ -340,7 +340,7 @@ func (f *fitting) rows(ctx context.Context, t sink.CopyTable, dest *table) error
 		return nil
 	}
 	foreign, err := yes(ctx, f.pg, "SELECT EXISTS (SELECT FROM "+dest.from+") AND NOT EXISTS (SELECT FROM "+f.books.copies+` WHERE group_name = $1 AND worker = $2
-		AND dest_schema = $3 AND dest_table = $4)`, f.st.Group, f.st.Worker, dest.name.Schema, dest.name.Name)
+		AND (dest_schema = $3 AND dest_table = $4 OR dest_oid = $5::oid))`, f.st.Group, f.st.Worker, dest.name.Schema, dest.name.Name, dest.oid)
 	if err != nil {
 		return err
 	}

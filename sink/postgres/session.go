@@ -26,6 +26,7 @@ type session struct {
 	pg       *pgconn.PgConn
 	pid      uint32 // the server's process
 	replica  bool
+	asides   *asides
 	bindings bindings
 	programs programs
 	planner  planner
@@ -76,13 +77,16 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 	if s.config.password != nil && strings.HasPrefix(pgsession.SQLState(err), "28") {
 		return nil, &passwordError{err}
 	}
+	if strings.HasPrefix(pgsession.SQLState(err), "28") {
+		return nil, sink.Permanent(fmt.Errorf("sink/postgres: %w: %w", ErrCredentials, err))
+	}
 	if err != nil {
 		if s.config.replica && pgsession.SQLState(err) == "42501" {
 			return nil, sink.Permanent(fmt.Errorf("sink/postgres: %w: WithReplicaRole needs a superuser, or (PostgreSQL 15 and later) GRANT SET ON PARAMETER session_replication_role TO the role: %w", ErrPrivilege, err))
 		}
 		return nil, fmt.Errorf("sink/postgres: %w", err)
 	}
-	if err := simple(ctx, pg, commitDurably); err != nil {
+	if err := simple(ctx, pg, s.config.durably()); err != nil {
 		_ = pg.Close(ctx)
 		return nil, fmt.Errorf("sink/postgres: %w", err)
 	}
@@ -95,7 +99,7 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 	s.pids[pid] = struct{}{}
 	s.pidsMu.Unlock()
 	conn := &session{
-		pg: pg, pid: pid, replica: s.config.replica,
+		pg: pg, pid: pid, replica: s.config.replica, asides: s.asides,
 		lock: &step{sql: s.books.lock}, store: &step{sql: s.books.store}, storeAll: &step{sql: s.books.storeAll},
 		onClose: func() {
 			s.pidsMu.Lock()
@@ -113,11 +117,6 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 	conn.planner.least, conn.planner.reduced = worthwhile(trip), leastReduced
 	return conn, nil
 }
-
-// commitDurably: what is committed may be purged from the stream, so a server that loses its last commits when it
-// crashes would lose changes. Stronger settings stay.
-// https://www.postgresql.org/docs/current/wal-async-commit.html
-const commitDurably = `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`
 
 // passwordError is a password that was refused and comes from a callback: it is being rotated, and asked for
 // again at the next connect.

@@ -64,10 +64,11 @@ type Sink struct {
 	stats  *counters    // of all lanes
 	schema *schemaState // of all lanes
 
-	lanes     lanes
-	followers string     // rows of checkpoints that are stored together with this one's, as an array; "" for none
-	merging   sync.Map   // attempts whose rows go into a table of their own, by source
-	keys      *knownKeys // of all lanes
+	lanes   lanes
+	mark    laneMark   // what a lane stores with a batch
+	merging sync.Map   // attempts whose rows go into a table of their own, by source
+	keys    *knownKeys // of all lanes
+	asides  *asides    // of all lanes
 
 	// generation counts the schema changes that were applied, by all lanes: what was looked up before may be wrong.
 	generation *atomic.Uint64
@@ -122,7 +123,7 @@ func NewConfig(conn *pgx.ConnConfig, opts ...Option) (*Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sink{config: c, books: newBooks(c.schema), pids: make(map[uint32]struct{}), stats: new(counters), keys: new(knownKeys), schema: new(schemaState), generation: new(atomic.Uint64)}
+	s := &Sink{config: c, books: newBooks(c.schema), pids: make(map[uint32]struct{}), stats: new(counters), keys: new(knownKeys), asides: new(asides), schema: new(schemaState), generation: new(atomic.Uint64)}
 	s.pool = newPool(c.connections)
 	return s, nil
 }
@@ -149,7 +150,7 @@ func (s *Sink) Stats() Stats {
 func (s *Sink) Open(ctx context.Context, st sink.Start) (decode.Checkpoint, error) {
 	cp, err := s.openOne(ctx, st)
 	if err != nil {
-		return cp, err
+		return cp, s.books.explain(err)
 	}
 	if cp, err = s.openLanes(ctx, st, cp); err != nil {
 		s.fail(ctx)
@@ -191,6 +192,10 @@ func (s *Sink) openOne(ctx context.Context, st sink.Start) (decode.Checkpoint, e
 		return none, judge(err, -1)
 	}
 	s.keys.set(keys)
+	if err := s.readAsides(ctx, s.main.pg, &st); err != nil {
+		s.rollback(ctx)
+		return none, judge(err, -1)
+	}
 	s.stored, s.open = text, true
 	s.start.Store(&st)
 	return cp, nil
@@ -221,9 +226,9 @@ func (s *Sink) prepareAndTakeOver(ctx context.Context, st sink.Start) (string, e
 // A connection lost during COMMIT is an error too, though the commit may have taken place: Open tells.
 func (s *Sink) Write(ctx context.Context, b *sink.Batch) error {
 	if s.open && len(s.lanes.all) > 0 {
-		return s.lanes.write(ctx, b)
+		return s.books.explain(s.lanes.write(ctx, b))
 	}
-	return s.writeOne(ctx, b)
+	return s.books.explain(s.writeOne(ctx, b))
 }
 
 // writeOne applies a batch by this connection.
@@ -274,7 +279,6 @@ func (s *Sink) Abort(ctx context.Context) error {
 	for _, lane := range s.lanes.all {
 		lane.fail(ctx)
 	}
-	s.lanes.exec = nil
 	s.fail(ctx)
 	return nil
 }

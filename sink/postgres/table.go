@@ -34,7 +34,7 @@ type table struct {
 	calm bool
 	// deferrable: it has a unique or exclusion constraint that may be checked at the transaction's end.
 	deferrable bool
-	// uniques counts the indexes and constraints that keep rows apart.
+	// uniques counts the indexes and constraints that keep rows apart, of the partition that has most.
 	uniques int
 	// light: by its statistics, as they were when it was weighed, it is emptier than it can be.
 	light   bool
@@ -85,6 +85,8 @@ type binding struct {
 	programs map[string]*program
 
 	copies, sets pause // of COPY, and of sets
+
+	placed bool // it is where the copy went
 }
 
 // bindings keeps what a session has looked up.
@@ -120,7 +122,11 @@ func (c *session) bind(ctx context.Context, rel *decode.Relation) (*binding, err
 	if b := c.bindings.get(rel); b != nil {
 		return b, nil
 	}
-	t, err := lookUp(ctx, c.pg, rel.Qualified(), c.replica)
+	name := rel.Qualified()
+	if aside, ok := c.asides.of(rel.OID); ok {
+		name = aside
+	}
+	t, err := lookUp(ctx, c.pg, name, c.replica)
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +226,8 @@ func (b *binding) consider(x *index) {
 func lookUp(ctx context.Context, pg *pgconn.PgConn, name decode.Name, replica bool) (*table, error) {
 	// Of triggers, the others are those that refuseTriggers refuses, or that rest under the replica role.
 	rows, err := query(ctx, pg, `SELECT c.oid, c.relkind, coalesce(pg_partition_root(c.oid), c.oid::regclass)::oid,
-			(SELECT count(*) FROM pg_index WHERE indrelid = c.oid AND (indisunique OR indisexclusion)),
+			(SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM pg_index WHERE (indisunique OR indisexclusion) AND indrelid IN
+				(SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid::regclass)) GROUP BY indrelid) u),
 			NOT (c.relhasrules OR c.relrowsecurity OR EXISTS (SELECT FROM pg_trigger WHERE tgenabled IN ('A', 'R') AND tgrelid IN
 				(SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid::regclass))))
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -122,15 +122,23 @@ func (w *writing) send(at int) error {
 
 func (w *writing) store() error {
 	b, st := w.batch, w.sink.start.Load()
-	if b.More || b.Checkpoint.IsZero() {
+	if b.More {
+		return nil
+	}
+	if b.Lazy && w.sink.Lags() {
+		if err := w.pipe().run(-1, commitLazily); err != nil {
+			return err
+		}
+	}
+	if b.Checkpoint.IsZero() {
 		return nil
 	}
 	cp, err := b.Checkpoint.MarshalText()
 	if err != nil {
 		return &requestError{-1, err}
 	}
-	if all := w.sink.followers; all != "" {
-		return w.pipe().one(w.sink.main.storeAll, text(st.Group, all, string(cp), b.Checkpoint.Incarnation), nil)
+	if m := w.sink.mark; m.rows != "" {
+		return w.pipe().one(w.sink.main.storeAll, text(st.Group, m.rows, string(cp), b.Checkpoint.Incarnation, m.ahead), nil)
 	}
 	return w.pipe().one(w.sink.main.store, text(st.Group, st.Worker, string(cp), b.Checkpoint.Incarnation), nil)
 }

@@ -13,7 +13,7 @@ import (
 func testResync(t *testing.T, s state.Store) {
 	want := func(want state.Resync) {
 		t.Helper()
-		got, err := s.Resync(t.Context())
+		got, _, err := s.Resync(t.Context())
 		is(t, err, nil)
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("read %+v, want %+v", got, want)
@@ -24,8 +24,17 @@ func testResync(t *testing.T, s state.Store) {
 		Pending: "two, \"quoted\"", Token: "one", Incarnation: "def", Tokens: []string{"one"}, Replaces: []string{"abc"},
 		Updated: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),
 	}
-	is(t, s.PutResync(t.Context(), r), nil)
+	rev, err := s.PutResync(t.Context(), r, 0)
+	is(t, err, nil)
 	want(r)
+	_, err = s.PutResync(t.Context(), state.Resync{Pending: "late"}, 0)
+	is(t, err, state.ErrConflict)
+	want(r)
+	next, err := s.PutResync(t.Context(), r, rev)
+	is(t, err, nil)
+	if _, now, err := s.Resync(t.Context()); err != nil || now != next || next <= rev {
+		t.Fatalf("revision %d behind %d, read %d: %v", next, rev, now, err)
+	}
 	if !r.Answers("one") || r.Answers("two") {
 		t.Error("it answers the wrong requests")
 	}
@@ -44,11 +53,16 @@ func testResync(t *testing.T, s state.Store) {
 	is(t, s.Drop(t.Context()), nil)
 }
 
-// The tables of others' publications are what was written last.
+// The record of the publications is what was written last.
 func testAdopted(t *testing.T, s state.Store) {
 	_, err := s.Adopted(t.Context())
 	is(t, err, state.ErrNotFound)
-	for _, a := range []state.Adopted{{Tables: map[uint32][]uint32{1 << 31: {17, 18}, 5: {17}}}, {Tables: map[uint32][]uint32{}}} {
+	many := make(map[uint32][]uint32)
+	for i := range uint32(50_000) {
+		many[20_000+3*i] = []uint32{400_000 + i}
+	}
+	of := map[string]state.Publication{"p \"q\"": {OID: 1, Owner: 10, Row: 1<<32 - 1}}
+	for _, a := range []state.Adopted{{Tables: many, Publications: of}, {Tables: map[uint32][]uint32{7: {8}}, Publications: of}, {Tables: map[uint32][]uint32{1 << 31: {17, 18}, 5: {17}}}, {Tables: map[uint32][]uint32{}}} {
 		is(t, s.PutAdopted(t.Context(), a), nil)
 		got, err := s.Adopted(t.Context())
 		is(t, err, nil)
