@@ -51,7 +51,7 @@ func TestKilledAtEveryBoundary(t *testing.T) {
 		p crashpoint.Point
 	}
 	var all []target
-	for range brief(runs, 3, 1) {
+	for range brief(runs, 2, 1) {
 		for _, p := range []crashpoint.Point{crashpoint.Received, crashpoint.Published, crashpoint.Acknowledged, crashpoint.Confirmed, crashpoint.Purged} {
 			all = append(all, target{repl, p})
 		}

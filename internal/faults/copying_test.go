@@ -51,7 +51,7 @@ func TestKillsDuringCopy(t *testing.T) {
 		pg:    copying,
 		lines: copying,
 	}
-	order := []*member{repl, pg, repl, lines, pg, repl}
+	order := []*member{repl, pg, lines, repl}
 	rnd.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 	for i := range brief(kills, len(order), 3) {
 		m := order[i%len(order)]

@@ -5,9 +5,12 @@ package faults
 import (
 	"context"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -25,11 +28,30 @@ func TestMain(m *testing.M) {
 	if role := os.Getenv(envRole); role != "" {
 		os.Exit(runChild(role))
 	}
+	if err := waitTogether(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	code := flotest.Main(m, flotest.CheckLeaks())
 	if exe := builtChild(); exe != "" {
 		os.RemoveAll(filepath.Dir(exe))
 	}
 	os.Exit(code)
+}
+
+// together is how many tests run beside each other where nobody says so: they wait more than they work, and go test
+// counts cores. More would make the machine too busy for the children's leases.
+const together = 3
+
+// waitTogether sets -parallel, unless it is given.
+func waitTogether() error {
+	flag.Parse()
+	given := runtime.GOMAXPROCS(0) >= together || underRace
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if given {
+		return nil
+	}
+	return flag.Set("test.parallel", strconv.Itoa(together))
 }
 
 // or gives a flag's value, or a default if it is not set.

@@ -17,6 +17,7 @@ func TestNoLeaseIsLostBehindALoadedNarrowLink(t *testing.T) {
 	if testing.Short() {
 		t.Skip("9 MB at 500 kB/s")
 	}
+	t.Parallel()
 	for _, given := range []bool{false, true} {
 		t.Run(fmt.Sprintf("given=%t", given), func(t *testing.T) {
 			t.Parallel()

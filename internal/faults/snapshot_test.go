@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgflo/flo/flotest"
 )
 
 // A transaction is open while the slot is created, which waits for it and says whose it is; others
@@ -18,14 +20,21 @@ import (
 func TestOpenTransactionOverSlotCreationAndWritersRacingTheCopy(t *testing.T) {
 	t.Parallel()
 	s := seed(t)
-	for round := range brief(runs, 3, 1) {
+	for round := range brief(runs, 2, 1) {
 		t.Run(fmt.Sprint(round), func(t *testing.T) { openTransactionOverSlotCreation(t, s+uint64(round)) })
 	}
 }
 
+// ownSource is a database on a server of its own: a slot waits for the open transactions of all databases of its server,
+// so that two tests that hold some would wait for each other.
+func ownSource(t *testing.T) string {
+	t.Helper()
+	return flotest.NewServer(t).NewDB(t).URL
+}
+
 func openTransactionOverSlotCreation(t *testing.T, s uint64) {
 	rnd := random(s, 0)
-	r := newRig(t, 3*time.Minute, "", "")
+	r := newRig(t, 3*time.Minute, ownSource(t), "")
 	r.localNATS()
 	r.both(mixedSchema)
 	must(t, execute(r.ctx, r.source, `INSERT INTO append_log (writer, n, what) SELECT -1, i, 'before' FROM generate_series(1, 20000) i`))
@@ -74,7 +83,7 @@ func openTransactionOverSlotCreation(t *testing.T, s uint64) {
 // then: flo makes another one while its copy is not done.
 func TestSlotThatCannotDecodeIsMadeAgain(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, 3*time.Minute, "", "")
+	r := newRig(t, 3*time.Minute, ownSource(t), "")
 	r.localNATS()
 	r.both(mixedSchema)
 	must(t, execute(r.ctx, r.source, `INSERT INTO append_log (writer, n, what) SELECT -1, i, 'before' FROM generate_series(1, 20000) i`))

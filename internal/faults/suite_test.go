@@ -20,7 +20,7 @@ func TestRandomFaults(t *testing.T) {
 	t.Parallel()
 	s := seed(t)
 	l := newLane(t, t.Context())
-	for i := range uint64(brief(runs, 4, 2)) {
+	for i := range uint64(brief(runs, 3, 2)) {
 		l.seeded(t, s+i)
 	}
 }

@@ -92,7 +92,7 @@ func TestKilledWithinAStreamedTransaction(t *testing.T) {
 		}
 		must(t, m.start())
 	}
-	for round := range brief(runs, 3, 1) {
+	for round := range brief(runs, 2, 1) {
 		tx := openTransaction(r, `INSERT INTO append_log (writer, n) VALUES (-9, 0)`)
 		for range 2 { // twice killed while it is open
 			before := r.stagedOf(js, tx)

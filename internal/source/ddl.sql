@@ -218,8 +218,8 @@ BEGIN
 			'original', d.original, 'normal', d.normal) ORDER BY d.n) INTO gone
 		FROM pg_event_trigger_dropped_objects() WITH ORDINALITY AS d (classid, objid, objsubid, original, normal, is_temporary, object_type,
 			schema_name, object_name, object_identity, address_names, address_args, n)
-		WHERE NOT d.is_temporary AND coalesce(d.schema_name, d.object_name) NOT IN ('flo', 'pg_catalog', 'information_schema', 'pg_toast')
-			AND coalesce(d.schema_name, d.object_name) !~ '^pg_(toast_)?temp'
+		WHERE NOT d.is_temporary AND coalesce(d.schema_name, d.object_name, d.address_names[1]) NOT IN ('flo', 'pg_catalog', 'information_schema', 'pg_toast')
+			AND coalesce(d.schema_name, d.object_name, d.address_names[1]) !~ '^pg_(toast_)?temp' -- of a default PostgreSQL 14 gives the address alone
 			AND (d.object_type IN ('table', 'table column', 'index', 'table constraint', 'domain constraint', 'composite type column', 'default value', 'schema')
 				OR d.object_type = 'type' AND (d.original OR d.normal) AND TG_TAG NOT LIKE '%EXTENSION');
 	IF gone IS NOT NULL THEN

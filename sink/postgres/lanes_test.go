@@ -77,7 +77,7 @@ func TestSeveralConnectionsDoWhatOneDoes(t *testing.T) {
 	many := newRig(t, lifeDDL(tables), WithReplicaRole(), WithApplyConnections(3))
 	one := newRig(t, lifeDDL(tables), WithReplicaRole())
 	work := &life{rnd: rand.New(rand.NewPCG(seed, 11)), tables: tables, alive: make(map[string][]int)}
-	txs := laneWork(work, 300)
+	txs := laneWork(work, 600) // of 300, in one run of twenty none went by several connections
 
 	for i, tx := range txs {
 		if err := one.sink.Write(testContext(t), &sink.Batch{Changes: tx, Checkpoint: laneCheckpoint(i + 1), Epoch: 1}); err != nil {
