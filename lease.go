@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/state"
 )
 
@@ -19,8 +20,12 @@ type tenure struct {
 	// late ends a little after work: whatever was cut then has had its time to return.
 	late context.Context
 	hold *state.Hold
+	back time.Duration // within which the next session begins; 0: there may be none
 	end  func()
 }
+
+// comeBack is within what time a session that was interrupted is followed by the next one.
+const comeBack = pgsession.DefaultCap + 5*time.Second
 
 // maxGoodbye is how much of a stop's time is kept for the end of connections and leases, at most.
 const maxGoodbye = 2 * time.Second
@@ -63,7 +68,7 @@ func newTenure(ctx context.Context, hold *state.Hold, cfg *config, log *slog.Log
 		defer endReleasing()
 		rctx, done := context.WithTimeout(releasing, closeBound)
 		defer done()
-		if err := hold.Release(rctx); err != nil {
+		if err := hold.Leave(rctx, t.back); err != nil {
 			log.DebugContext(ctx, "the lease was not released; it runs out by itself", slog.Any("error", err))
 		}
 	}
@@ -78,6 +83,9 @@ func (t *tenure) judge(err error) error {
 	}
 	if err == nil {
 		return nil
+	}
+	if transient(err) && t.stop.Err() == nil {
+		t.back = comeBack
 	}
 	return undrained(t.work, err)
 }

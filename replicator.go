@@ -288,8 +288,36 @@ func (r *Replicator) unknown(ctx context.Context, store state.Store, name string
 	return fmt.Errorf("%w: %q; group %q has %q", ErrNoWorker, name, r.cfg.group, there)
 }
 
+// comesBack names the process of a holder that has left its lease to try again, once it has done so. It waits for that
+// as long as the holder said; not for one of this process, which has ended by now, or is the caller's to stop.
+func comesBack(ctx context.Context, store state.Store, lease string) (process string, err error) {
+	var seen state.Lease
+	for began := time.Now(); ; {
+		l, _, err := store.Lease(ctx, lease)
+		switch {
+		case errors.Is(err, state.ErrNotFound):
+			return "", nil
+		case err != nil:
+			return "", err
+		case seen.Epoch != 0 && l.Epoch != seen.Epoch:
+			return l.Process.String(), nil
+		case !l.Released || l.Back == 0 || time.Since(began) >= l.Back || !l.Process.Elsewhere():
+			return "", nil
+		}
+		seen = l
+		if err := pollWait(ctx, waitForPoll); err != nil {
+			return "", err
+		}
+	}
+}
+
 // claim takes the lease of something that must not run, and refuses if it does.
 func (r *Replicator) claim(ctx context.Context, store state.Store, lease, what string) (*state.Hold, error) {
+	if holder, err := comesBack(ctx, store, lease); err != nil {
+		return nil, err
+	} else if holder != "" {
+		return nil, fmt.Errorf("flo: the group's %s runs in process %s, between two tries: stop it first", what, holder)
+	}
 	var active string
 	wait, cancel := context.WithTimeout(ctx, r.cfg.lease+closeBound)
 	defer cancel()

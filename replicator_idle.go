@@ -31,6 +31,7 @@ type idleWatch struct {
 
 type seenLease struct {
 	epoch, beat uint64
+	released    bool
 	at          time.Time
 }
 
@@ -103,13 +104,16 @@ func (s *replication) runs(ctx context.Context, rec *state.Worker) (bool, error)
 		return false, nil
 	case err != nil:
 		return false, err
-	case l.Released:
+	case l.Released && l.Back == 0:
 		return false, nil
 	}
-	seen := s.workers.leases[rec.Name]
-	if seen.at.IsZero() || seen.epoch != l.Epoch || seen.beat != l.Beat {
-		s.workers.leases[rec.Name] = seenLease{l.Epoch, l.Beat, time.Now()}
+	seen, now := s.workers.leases[rec.Name], seenLease{l.Epoch, l.Beat, l.Released, time.Now()}
+	if seen.at.IsZero() || seen.epoch != now.epoch || seen.beat != now.beat || seen.released != now.released {
+		s.workers.leases[rec.Name] = now
 		return true, nil
+	}
+	if l.Released { // it waits between two tries
+		return time.Since(seen.at) < l.Back, nil
 	}
 	return time.Since(seen.at) < l.TTL, nil
 }

@@ -19,6 +19,7 @@ type Lease struct {
 	TTL      time.Duration `json:"ttl_ns"`
 	Process  Process       `json:"process"` // for people, and to notice a death on this machine at once
 	Released bool          `json:"released,omitempty"`
+	Back     time.Duration `json:"back_ns,omitempty"` // of a released one: its holder means to have it again within this time
 }
 
 // Process names a process among all that share its machine.
@@ -31,6 +32,9 @@ type Process struct {
 
 // String gives "host/pid".
 func (p Process) String() string { return fmt.Sprintf("%s/%d", p.Host, p.PID) }
+
+// Elsewhere reports whether it is another process than this one, and not known to have ended.
+func (p Process) Elsewhere() bool { return p != thisProcess() && !p.dead() }
 
 // ReplicatorLease is the name of the group's replicator lease.
 const ReplicatorLease = "replicator"
@@ -164,7 +168,11 @@ func (h *Hold) Forget() {
 
 // Release gives the lease up, so that whoever stands by takes over at once. It, or Forget,
 // may be called twice.
-func (h *Hold) Release(ctx context.Context) error {
+func (h *Hold) Release(ctx context.Context) error { return h.Leave(ctx, 0) }
+
+// Leave is Release by a holder that means to come back within a time, if nobody else takes over: it waits before it tries
+// something again.
+func (h *Hold) Leave(ctx context.Context, back time.Duration) error {
 	var err error
 	h.once.Do(func() {
 		lost := errors.Is(context.Cause(h.ctx), ErrLost)
@@ -174,7 +182,7 @@ func (h *Hold) Release(ctx context.Context) error {
 			return
 		}
 		l := h.lease
-		l.Released = true
+		l.Released, l.Back = true, back
 		if _, err = h.store.PutLease(ctx, l, h.rev); errors.Is(err, ErrConflict) {
 			err = nil // somebody else has it already
 		}
