@@ -85,7 +85,8 @@ func (f *Flo) Run(ctx context.Context) error {
 
 // WaitFor returns when all registered workers of the group, in whatever process, have applied every
 // transaction that ended at or before lsn. It asks the replicator for an idle marker at once, so that it returns soon
-// on an idle source too. For lsn take the source's pg_current_wal_flush_lsn() after the commit. If Run of this Flo
+// on an idle source too. For lsn take the source's pg_current_wal_flush_lsn() after the commit. With WithDDL it asks the source,
+// and waits for tables that were made meanwhile and have not joined the group yet, too. If Run of this Flo
 // has ended before that, so does WaitFor, with Run's error or ErrStopped.
 func (f *Flo) WaitFor(ctx context.Context, lsn LSN) error {
 	var link *link
@@ -117,7 +118,14 @@ func (f *Flo) WaitFor(ctx context.Context, lsn LSN) error {
 					return false, err
 				}
 			}
-			return applied(ctx, store, stream.Incarnation(), lsn)
+			done, err := applied(ctx, store, stream.Incarnation(), lsn)
+			if err != nil || !done {
+				return false, err
+			}
+			if done, err = f.joined(ctx, stream, store); err == nil && !done {
+				err = pollWait(ctx, joinPoll)
+			}
+			return done, err
 		}()
 		if done {
 			return nil
@@ -152,6 +160,8 @@ func (f *Flo) replaces(err error) bool {
 const (
 	// waitForPoll is how often WaitFor looks at the workers' checkpoints.
 	waitForPoll = 20 * time.Millisecond
+	// joinPoll is how often it asks the source for tables that have not joined.
+	joinPoll = 200 * time.Millisecond
 	// markInterval is how often WaitFor repeats its request for an idle marker.
 	markInterval = 500 * time.Millisecond
 )

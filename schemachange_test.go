@@ -297,6 +297,23 @@ func TestARoleWithoutSuperuserUsesWhatDDLSetupSQLMade(t *testing.T) {
 }
 
 // It also joins if the event triggers were lost and mended meanwhile.
+// WaitFor covers rows of a table that has not joined the group by the time its CREATE TABLE is applied.
+func TestWaitForWaitsForTablesThatWereJustMade(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	for i := range 4 {
+		name := fmt.Sprintf("made_%d", i)
+		p.src.Exec(t, fmt.Sprintf(`BEGIN; CREATE TABLE %[1]s (id int PRIMARY KEY); INSERT INTO %[1]s SELECT generate_series(1, 500); COMMIT`, name))
+		p.catchUp(ctx)
+		if n := p.dst.QueryString(t, `SELECT count(*) FROM `+name); n != "500" {
+			t.Errorf("%s has %s rows of 500", name, n)
+		}
+	}
+}
+
 func TestATableMadeLaterJoinsTheGroup(t *testing.T) {
 	long(t)
 	parallel(t)
