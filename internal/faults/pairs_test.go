@@ -28,7 +28,7 @@ func TestPairsOfReplicatorsAndWorkersKilledAndPaused(t *testing.T) {
 		r.worker(childConfig{BatchSize: 100}), r.worker(childConfig{BatchSize: 100}),
 	}
 	kills, pauses := 0, 0
-	for i := range or(runs, 12) {
+	for i := range or(runs, 8) {
 		m := members[i%len(members)] // each as often
 		must(t, pause(r.ctx, between(rnd, 0, 1500*time.Millisecond)))
 		if rnd.IntN(2) == 0 {

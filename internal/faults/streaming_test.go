@@ -68,7 +68,7 @@ func TestKillsWhileStreaming(t *testing.T) {
 	r.streams(repl, pg, lines)
 	l.truncates.Store(true)
 
-	k := killing{kills: brief(kills, 6, 3), early: 300 * time.Millisecond, late: 800 * time.Millisecond}
+	k := killing{kills: brief(kills, 4, 3), early: 300 * time.Millisecond, late: 800 * time.Millisecond}
 	g, ctx := errgroup.WithContext(r.ctx)
 	for i, m := range []*member{repl, pg, lines} {
 		g.Go(func() error { return k.run(ctx, m, random(s, uint64(i))) })
