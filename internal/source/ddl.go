@@ -1,11 +1,13 @@
 package source
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -167,7 +169,32 @@ func (c Config) DDLSecret(ctx context.Context, conn *pgx.Conn) (string, error) {
 
 // Shapes gives how tables stand now: by OID, a decode.SchemaChange in JSON, with what each is a partition of. One that
 // is gone is left out.
+//
+// Within one query the columns are those of its snapshot, and the texts of indexes, constraints and defaults those of the
+// newest catalog (ruleutils.c reads most of them from the system caches): a column that is renamed meanwhile would have
+// two names. So the tables are described until two descriptions agree.
 func (c Config) Shapes(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32]json.RawMessage, error) {
+	before, err := c.shapes(ctx, conn, oids)
+	for range describings {
+		if err != nil {
+			return nil, err
+		}
+		now, err := c.shapes(ctx, conn, oids)
+		if err != nil {
+			return nil, err
+		}
+		if maps.EqualFunc(before, now, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) }) {
+			return now, nil
+		}
+		before = now
+	}
+	return before, err
+}
+
+// describings bounds how often tables that are altered all the time are described.
+const describings = 10
+
+func (c Config) shapes(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32]json.RawMessage, error) {
 	rows, err := conn.Query(ctx, "SELECT c.oid, flo.ddl_describe(c.oid)::text FROM pg_class c WHERE c.oid = ANY ($1)", oids)
 	if err != nil {
 		return nil, fmt.Errorf("source: describing the tables: %w", err)
