@@ -3,8 +3,11 @@ package flo_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"log/slog"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +23,12 @@ import (
 func TestMain(m *testing.M) {
 	if urls := os.Getenv(childEnv); urls != "" {
 		os.Exit(childMain(urls))
+	}
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue && !raceDetector { // they wait more than they compute
+		if err := f.Value.Set(strconv.Itoa(2 * runtime.GOMAXPROCS(0))); err != nil {
+			panic(err)
+		}
 	}
 	os.Exit(flotest.Main(m))
 }
