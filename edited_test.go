@@ -283,7 +283,9 @@ func TestATableWhoseNameIsSwappedWhileItJoinsStopsNothing(t *testing.T) {
 		err := watch.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'n'::regclass AND NOT granted AND mode = 'ShareUpdateExclusiveLock')`).Scan(&waits)
 		return err == nil && waits
 	})
-	if _, err := swapping.Exec(ctx, `ALTER TABLE n RENAME TO o; ALTER TABLE t RENAME TO n; ALTER TABLE o RENAME TO t; COMMIT`); err != nil {
+	const swap = `ALTER TABLE n RENAME TO o; ALTER TABLE t RENAME TO n; ALTER TABLE o RENAME TO t; `
+	p.dst.Exec(t, swap) // or ErrMoved stops the worker
+	if _, err := swapping.Exec(ctx, swap+`COMMIT`); err != nil {
 		t.Fatal(err)
 	}
 	p.src.Exec(t, `INSERT INTO t VALUES (1, 'a'); INSERT INTO n VALUES (2, 'b')`)
