@@ -48,6 +48,7 @@ type streaming struct {
 	copied <-chan struct{}  // closed when the copy is whole in the publisher's hands
 	// whenCopied is the same; the sender's.
 	whenCopied <-chan struct{}
+	stopping   <-chan struct{} // closed when the session has to stop
 	ask        <-chan struct{} // somebody waits for the idle position
 	idleNext   time.Time       // no idle marker before
 	frames     int
@@ -112,7 +113,7 @@ func (s *replication) run(ctx context.Context) error {
 	}
 	st := &streaming{
 		replication: s, conn: conn, parser: decode.NewParser(), out: make(chan *pack.Batch, sendQueue), spare: make(chan []byte, spareBuffers),
-		copied: copied, whenCopied: copied, ask: asks, began: time.Now(), early: early, staged: map[uint32]*stagedRun{}, anchor: anchored.above(conn.Confirmed()),
+		copied: copied, whenCopied: copied, stopping: ctx.Done(), ask: asks, began: time.Now(), early: early, staged: map[uint32]*stagedRun{}, anchor: anchored.above(conn.Confirmed()),
 	}
 	s.acked.spare = st.spare
 	conn.SetLazy(true) // it notices load itself
@@ -522,7 +523,7 @@ func (st *streaming) send(ctx context.Context) error {
 // waitForRoom holds changes back while the stream is full. But when the copy is whole, what stands in front of
 // the marker that says so goes on, a few batches: nothing of `changes` is purged before.
 func (st *streaming) waitForRoom(ctx context.Context) error {
-	return st.gate.waitChanges(ctx, st.whenCopied, func() bool { return !st.whole.Load() })
+	return st.gate.waitChanges(ctx, st.stopping, st.whenCopied, func() bool { return !st.whole.Load() })
 }
 
 // publisherError prefers the reason for which the publisher gave up to the symptom.

@@ -410,14 +410,14 @@ func (g *byteGate) closed() bool {
 }
 
 // waitChanges lets changes through when there is room, and, closed or not, as long as pass says so: it is asked when
-// its channel is closed.
-func (g *byteGate) waitChanges(ctx context.Context, closed <-chan struct{}, pass func() bool) error {
-	return g.wait(ctx, changesShare, closed, pass)
+// its channel is closed. When stop is closed the few batches that were read go: nobody makes room any more.
+func (g *byteGate) waitChanges(ctx context.Context, stop, closed <-chan struct{}, pass func() bool) error {
+	return g.wait(ctx, changesShare, stop, closed, pass)
 }
 
-func (g *byteGate) waitCopy(ctx context.Context) error { return g.wait(ctx, copyShare, nil, nil) }
+func (g *byteGate) waitCopy(ctx context.Context) error { return g.wait(ctx, copyShare, nil, nil, nil) }
 
-func (g *byteGate) wait(ctx context.Context, share float64, closed <-chan struct{}, pass func() bool) error {
+func (g *byteGate) wait(ctx context.Context, share float64, stop, closed <-chan struct{}, pass func() bool) error {
 	for {
 		g.mu.Lock()
 		if g.limit == 0 || float64(g.bytes) < share*float64(g.limit) {
@@ -436,6 +436,8 @@ func (g *byteGate) wait(ctx context.Context, share float64, closed <-chan struct
 				return nil
 			}
 			closed = nil
+		case <-stop:
+			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
