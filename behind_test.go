@@ -24,6 +24,13 @@ func (p *pipeline) copiedAlone(ctx context.Context, f func(r *flo.Replicator), o
 	}
 }
 
+// startSynced starts flo with schema changes, into a destination that it makes itself, and waits until it has caught up.
+func (p *pipeline) startSynced(ctx context.Context) {
+	p.t.Helper()
+	p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink(postgres.WithSchemaSync(p.src.URL), postgres.WithReplicaRole())))
+	p.catchUp(ctx)
+}
+
 // pg_dump tells how tables stand when the worker comes to their copy. Those that were altered or dropped since are
 // made as they were copied, and the stream brings what has been done to them.
 func TestAWorkerThatIsBehindMakesTablesAsTheyWereCopied(t *testing.T) {
@@ -61,8 +68,7 @@ func TestAWorkerThatIsBehindMakesTablesAsTheyWereCopied(t *testing.T) {
 			p.src.Exec(t, sql)
 		}
 	}, flo.WithDDL())
-	p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink(postgres.WithSchemaSync(p.src.URL), postgres.WithReplicaRole())))
-	p.catchUp(ctx)
+	p.startSynced(ctx)
 	p.sameTables(ctx, "what was altered before the worker came")
 	p.src.Exec(t, `ALTER TABLE new_name DROP COLUMN m; ALTER TABLE new_name ADD COLUMN m int DEFAULT 7; INSERT INTO parted VALUES (3, 3)`)
 	p.catchUp(ctx)
@@ -76,11 +82,7 @@ func TestATableThatCameAndWentBeforeTheWorkerStopsNothing(t *testing.T) {
 	p := newPipeline(t)
 	flotest.RequireDump(t, p.src)
 	p.src.Exec(t, `CREATE TABLE keep (id int PRIMARY KEY); INSERT INTO keep VALUES (1)`)
-	start := func() {
-		p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink(postgres.WithSchemaSync(p.src.URL), postgres.WithReplicaRole())))
-		p.catchUp(ctx)
-	}
-	start()
+	p.startSynced(ctx)
 	if err := p.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +92,7 @@ func TestATableThatCameAndWentBeforeTheWorkerStopsNothing(t *testing.T) {
 		p.src.Exec(t, `DROP TABLE x`)
 		p.src.Exec(t, `INSERT INTO keep VALUES (2)`)
 	}, flo.WithDDL())
-	start()
+	p.startSynced(ctx)
 	p.sameTables(ctx, "the dropped table")
 }
 
@@ -118,11 +120,7 @@ func TestNamesThatOtherTablesHaveByTheirCopy(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		p.src.Exec(t, `CREATE TABLE `+name+` (id int PRIMARY KEY, n int); INSERT INTO `+name+` SELECT i, i FROM generate_series(1, 10) i`)
 	}
-	start := func() {
-		p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink(postgres.WithSchemaSync(p.src.URL), postgres.WithReplicaRole())))
-		p.catchUp(ctx)
-	}
-	start()
+	p.startSynced(ctx)
 	if err := p.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +131,7 @@ func TestNamesThatOtherTablesHaveByTheirCopy(t *testing.T) {
 	p.copiedAlone(ctx, func(*flo.Replicator) {
 		p.src.Exec(t, `ALTER TABLE a RENAME other TO another; INSERT INTO a VALUES (2, 'p'); ALTER TABLE b DROP other; INSERT INTO b VALUES (2)`)
 	}, flo.WithDDL())
-	start()
+	p.startSynced(ctx)
 	p.sameTables(ctx, "the names' new tables")
 }
 

@@ -150,11 +150,7 @@ func TestDropDeletesDeadLetters(t *testing.T) {
 	p := newPipeline(t, smallTable)
 	p.dst.Exec(t, noBad)
 	p.src.Exec(t, `INSERT INTO t VALUES (1, 'a'), (2, 'bad')`)
-	p.start(ctx, flo.WithSink(p.sink()), flo.WithErrorPolicy(flo.DeadLetter))
-	p.catchUp(ctx)
-	if err := p.stop(); err != nil {
-		t.Fatal(err)
-	}
+	p.ranOnce(ctx, flo.WithSink(p.sink()), flo.WithErrorPolicy(flo.DeadLetter))
 	js := p.jetStream()
 	if _, err := js.Stream(ctx, "flo-dead_shop"); err != nil {
 		t.Fatal(err)
@@ -340,11 +336,7 @@ func TestAChangeThatCannotBeDecodedBecomesADeadLetter(t *testing.T) {
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.src.Exec(t, `INSERT INTO t VALUES (1, 'a')`)
-	p.start(ctx, flo.WithSink(p.sink()))
-	p.catchUp(ctx)
-	if err := p.stop(); err != nil {
-		t.Fatal(err)
-	}
+	p.ranOnce(ctx, flo.WithSink(p.sink()))
 	all := p.messages(ctx)
 	var last stored
 	for _, m := range all {
@@ -448,11 +440,7 @@ func TestARemovedWorkerLeavesNoDeadLetters(t *testing.T) {
 	p := newPipeline(t, smallTable)
 	p.dst.Exec(t, noBad)
 	p.src.Exec(t, `INSERT INTO t VALUES (1, 'bad')`)
-	p.start(ctx, flo.WithSink(p.sink()), flo.WithErrorPolicy(flo.DeadLetter))
-	p.catchUp(ctx)
-	if err := p.stop(); err != nil {
-		t.Fatal(err)
-	}
+	p.ranOnce(ctx, flo.WithSink(p.sink()), flo.WithErrorPolicy(flo.DeadLetter))
 	p.wantLetters(ctx, "insert 1 bad")
 	if err := p.f.RemoveWorker(ctx, "default"); err != nil {
 		t.Fatal(err)

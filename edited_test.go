@@ -266,11 +266,7 @@ func TestATableWhoseNameIsSwappedWhileItJoinsStopsNothing(t *testing.T) {
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
-	p.start(ctx, flo.WithSink(p.sink()))
-	p.catchUp(ctx)
-	if err := p.stop(); err != nil {
-		t.Fatal(err)
-	}
+	p.ranOnce(ctx, flo.WithSink(p.sink()))
 	for _, db := range []*flotest.DB{p.src, p.dst} {
 		db.Exec(t, `CREATE TABLE n (LIKE t INCLUDING ALL)`)
 	}

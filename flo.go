@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -197,6 +198,9 @@ func pollWait(ctx context.Context, d time.Duration) error {
 
 // RemoveWorker frees what a worker that will not come back holds, see Replicator.RemoveWorker.
 func (f *Flo) RemoveWorker(ctx context.Context, name string) error {
+	if f.running.Load() && slices.ContainsFunc(f.workers, func(w *Worker) bool { return w.opt.name == name }) {
+		return fmt.Errorf("flo: worker %q is one of this Flo, which runs: stop it first", name)
+	}
 	return f.replicator.RemoveWorker(ctx, name)
 }
 

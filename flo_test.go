@@ -147,6 +147,16 @@ func (p *pipeline) catchUp(ctx context.Context) {
 	}
 }
 
+// ranOnce runs flo until it has caught up, and stops it.
+func (p *pipeline) ranOnce(ctx context.Context, opts ...flo.Option) {
+	p.t.Helper()
+	p.start(ctx, opts...)
+	p.catchUp(ctx)
+	if err := p.stop(); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
 const usersTable = `CREATE TABLE users (id bigint PRIMARY KEY, name text, big text, "Mixed Case" int)`
 
 func TestCopyAndStreamMakeTheDestinationEqual(t *testing.T) {

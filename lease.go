@@ -84,8 +84,13 @@ func (t *tenure) judge(err error) error {
 	if err == nil {
 		return nil
 	}
-	if transient(err) && t.stop.Err() == nil {
+	return undrained(t.work, err)
+}
+
+// retried takes the error of a session which another one follows if that passes.
+func (t *tenure) retried(err error) error {
+	if err != nil && transient(err) && t.stop.Err() == nil {
 		t.back = comeBack
 	}
-	return undrained(t.work, err)
+	return err
 }

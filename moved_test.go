@@ -14,11 +14,7 @@ func TestARenamedTableGoesOnOnlyInTheTableThatItWasCopiedInto(t *testing.T) {
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
 	p.src.Exec(t, `INSERT INTO t SELECT i, 'copied' FROM generate_series(1, 100) i`)
-	p.start(ctx, flo.WithSink(p.sink()))
-	p.catchUp(ctx)
-	if err := p.stop(); err != nil {
-		t.Fatal(err)
-	}
+	p.ranOnce(ctx, flo.WithSink(p.sink()))
 	p.src.Exec(t, `ALTER TABLE t RENAME TO u; UPDATE u SET v = 'changed' WHERE id = 5`)
 	p.dst.Exec(t, `CREATE TABLE u (LIKE t INCLUDING ALL)`)
 	for range 2 {

@@ -91,10 +91,16 @@ func TestARenameIsAWarningAndLeavesTheMask(t *testing.T) {
 	if got := told(t, rec); strings.Contains(got, "secret") || !strings.Contains(got, `"people"`) {
 		t.Errorf("passed unmasked, or not at all:\n%s", got)
 	}
+	p.wantRenameWarning()
+}
+
+// wantRenameWarning wants one warning that plain is called people now.
+func (p *pipeline) wantRenameWarning() {
+	p.t.Helper()
 	warnings := p.f.Status().Replicator.Warnings
 	about := func(w string) bool { return strings.Contains(w, `"people" was called "public"."plain" before`) }
 	if i := slices.IndexFunc(warnings, about); i < 0 || slices.ContainsFunc(warnings[i+1:], about) {
-		t.Errorf("want one warning of the rename: %q", warnings)
+		p.t.Errorf("want one warning of the rename: %q", warnings)
 	}
 }
 
@@ -104,11 +110,7 @@ func TestATableOfWhichNothingIsKnownStopsTheReplicator(t *testing.T) {
 	p := newPipeline(t)
 	p.src.Exec(t, partitioned)
 	rec := &flotest.Recorder{}
-	p.start(ctx, flo.WithSink(rec), flo.WithRules(masked("root"), masked("plain")))
-	p.catchUp(ctx)
-	if err := p.stop(); err != nil {
-		t.Fatal(err)
-	}
+	p.ranOnce(ctx, flo.WithSink(rec), flo.WithRules(masked("root"), masked("plain")))
 	p.src.Exec(t, `INSERT INTO root VALUES (3, 'secret'); DROP TABLE leaf`)
 	kv, err := p.jetStream().KeyValue(ctx, streamName)
 	if err != nil {

@@ -284,11 +284,7 @@ func TestATransactionLargerThanTheStreamStopsAndGoesOnInALargerOne(t *testing.T)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
-	p.start(ctx, flo.WithSink(p.sink()))
-	p.catchUp(ctx)
-	if err := p.stop(); err != nil {
-		t.Fatal(err)
-	}
+	p.ranOnce(ctx, flo.WithSink(p.sink()))
 	p.src.Exec(t, `INSERT INTO t SELECT i, repeat(md5(i::text), 40) FROM generate_series(1, 20000) i`) // 25 MB
 	err := p.launch(ctx, flo.WithStreamMaxBytes(16<<20), flo.WithSink(p.sink())).ends(ctx)
 	wantStop(t, err, flo.ErrTransactionTooLarge, "WithStreamMaxBytes")

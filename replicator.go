@@ -146,7 +146,7 @@ func (r *Replicator) session(ctx context.Context) error {
 		return err
 	}
 	defer t.end()
-	return t.judge(r.replicate(t, link, store))
+	return t.retried(t.judge(r.replicate(t, link, store)))
 }
 
 // openState opens the group's state, or makes it for a group that is new: one that has a stream and no state has

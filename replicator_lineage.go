@@ -34,9 +34,14 @@ func (s *replication) members(ctx context.Context) (map[uint32]uint32, error) {
 	if len(s.lineage.latest) > 0 {
 		return s.lineage.latest, nil
 	}
-	var latest map[uint32]uint32
+	return membersOf(ctx, s.stream, func(attempt uint32) bool { return attempt == s.attempt }) // not an older one, or one whose marker was lost
+}
+
+// membersOf gives the tables that the stream has by its last word of an attempt that counts, each with the attempt that
+// copied it; nil if it doesn't say.
+func membersOf(ctx context.Context, stream *bus.Stream, counts func(attempt uint32) bool) (latest map[uint32]uint32, err error) {
 	for seq := uint64(1); ; {
-		msg, err := s.stream.Next(ctx, seq, s.stream.LineageSubject())
+		msg, err := stream.Next(ctx, seq, stream.LineageSubject())
 		if errors.Is(err, bus.ErrEmpty) {
 			return latest, nil
 		}
@@ -48,7 +53,7 @@ func (s *replication) members(ctx context.Context) (map[uint32]uint32, error) {
 		if err != nil {
 			return nil, err
 		}
-		if h.Attempt != s.attempt { // an older one, or one whose marker was lost
+		if !counts(h.Attempt) {
 			continue
 		}
 		if err := wire.Walk(body, func(rec wire.Record) error {

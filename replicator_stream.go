@@ -56,6 +56,7 @@ type streaming struct {
 	began      time.Time
 	early      bool                  // large transactions come before they end
 	staged     map[uint32]*stagedRun // of those, by XID; the sender's
+	visible    uint32                // the last transaction that the catalog was asked as of
 }
 
 // run streams, and copies beside it where the attempt still has to, until ctx ends or something breaks.
@@ -344,7 +345,7 @@ func (st *streaming) relation(ctx context.Context, data []byte) error {
 	}
 	frame := append([]byte(nil), data...)
 	var records []byte
-	err = st.aside(func() error {
+	err = st.asOf(ctx, st.packer.XID(), func() error {
 		joins, err := st.joins(ctx, st.replication.conn, rel.OID)
 		if joins {
 			err = errRound
@@ -381,6 +382,31 @@ func (st *streaming) aside(f func() error) error {
 		}
 	}
 }
+
+// asOf is aside for what asks the catalog as a decoded transaction has left it, or later.
+func (st *streaming) asOf(ctx context.Context, xid uint32, f func() error) error {
+	return st.aside(func() error {
+		if xid == st.visible {
+			return f()
+		}
+		ok, err := source.AwaitVisible(ctx, st.replication.conn, st.r.cfg.slot, xid, visiblePatience, func() {
+			st.warn(ctx, fmt.Sprintf("transaction %d is in the WAL and not visible yet, so that the stream waits: does its commit wait for a standby of synchronous_standby_names?", xid))
+		})
+		switch {
+		case err != nil:
+			return err
+		case ok:
+			st.visible = xid
+		default:
+			st.warn(ctx, "flo is one of the source's synchronous_standby_names: commits wait for JetStream, and what a transaction has "+
+				"just done to a table's names, types and partitions may be seen too late for its own rows; name the standbys that are meant")
+		}
+		return f()
+	})
+}
+
+// visiblePatience is how long a transaction that was decoded may stay invisible without a warning.
+const visiblePatience = 10 * time.Second
 
 // hand gives the batch to the sender.
 func (st *streaming) hand(ctx context.Context) error {

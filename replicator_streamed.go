@@ -150,7 +150,7 @@ func (st *streaming) streamCommit(ctx context.Context, data []byte) error {
 	if err := st.giveStaged(ctx); err != nil {
 		return err
 	}
-	if err := st.aside(func() error { return st.describeUsed(ctx, c) }); err != nil {
+	if err := st.asOf(ctx, c.Record.XID, func() error { return st.describeUsed(ctx, c) }); err != nil {
 		return err
 	}
 	if st.packer.AbortOpen() {

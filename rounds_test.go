@@ -77,11 +77,7 @@ func TestATableThatJoinsIsCopiedAndOneThatLeavesIsNot(t *testing.T) {
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable, twoLarge)
 	p.src.Exec(t, `INSERT INTO t VALUES (1, 'a'); INSERT INTO small VALUES (1, 'a')`)
-	p.start(ctx, flo.WithTables("t"), flo.WithSink(p.sink()))
-	p.catchUp(ctx)
-	if err := p.stop(); err != nil {
-		t.Fatal(err)
-	}
+	p.ranOnce(ctx, flo.WithTables("t"), flo.WithSink(p.sink()))
 	p.src.Exec(t, `INSERT INTO t VALUES (2, 'b'); INSERT INTO small VALUES (2, 'b')`)
 	p.start(ctx, flo.WithTables("t", "small"), flo.WithSink(p.sink()))
 	p.src.Exec(t, `UPDATE small SET v = 'c' WHERE id = 1; INSERT INTO small VALUES (3, 'c'); INSERT INTO t VALUES (3, 'c')`)
@@ -108,11 +104,7 @@ func TestATableThatIsDroppedWhileItJoinsStopsNothing(t *testing.T) {
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
-	p.start(ctx, flo.WithSink(p.sink()))
-	p.catchUp(ctx)
-	if err := p.stop(); err != nil {
-		t.Fatal(err)
-	}
+	p.ranOnce(ctx, flo.WithSink(p.sink()))
 	p.src.Exec(t, `CREATE TABLE brief (id int PRIMARY KEY)`)
 	p.dst.Exec(t, `CREATE TABLE brief (id int PRIMARY KEY)`)
 	dropping, watch := p.src.Conn(t), p.src.Conn(t)

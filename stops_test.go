@@ -509,6 +509,9 @@ func TestARemovedWorkerHoldsNobodyUp(t *testing.T) {
 	if err := p.f.RemoveWorker(ctx, "retired"); err == nil || !strings.Contains(err.Error(), "stop it first") {
 		t.Fatalf("a worker that runs was removed: %v", err)
 	}
+	if err := p.f.RemoveWorker(ctx, "default"); err == nil || !strings.Contains(err.Error(), "is one of this Flo") {
+		t.Fatalf("a worker of this Flo, which runs, was removed: %v", err)
+	}
 	if err := run.stop(); err != nil {
 		t.Fatal(err)
 	}

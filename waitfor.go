@@ -7,7 +7,6 @@ import (
 	"github.com/pgflo/flo/internal/bus"
 	"github.com/pgflo/flo/internal/names"
 	"github.com/pgflo/flo/internal/source"
-	"github.com/pgflo/flo/internal/wire"
 	"github.com/pgflo/flo/state"
 )
 
@@ -17,9 +16,9 @@ func (f *Flo) joined(ctx context.Context, stream *bus.Stream, store state.Store)
 	if !f.cfg.ddl || f.cfg.adopts() || f.cfg.mode != CopyAndStream {
 		return true, nil
 	}
-	members, err := lastMembers(ctx, stream)
-	if err != nil || members == nil {
-		return members == nil && err == nil, err
+	members, err := membersOf(ctx, stream, func(uint32) bool { return true })
+	if err != nil || members == nil { // it doesn't say
+		return err == nil, err
 	}
 	include, err := names.ParseAll(f.cfg.tables)
 	if err != nil {
@@ -63,31 +62,4 @@ func (f *Flo) joined(ctx context.Context, stream *bus.Stream, store state.Store)
 		}
 	}
 	return true, nil
-}
-
-// lastMembers gives the tables that the stream has by its last word, each with the attempt that copied it; nil if it
-// doesn't say.
-func lastMembers(ctx context.Context, stream *bus.Stream) (latest map[uint32]uint32, err error) {
-	for seq := uint64(1); ; {
-		msg, err := stream.Next(ctx, seq, stream.LineageSubject())
-		if errors.Is(err, bus.ErrEmpty) {
-			return latest, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		seq = msg.Seq + 1
-		_, body, err := wire.Parse(msg.Data)
-		if err != nil {
-			return nil, err
-		}
-		if err := wire.Walk(body, func(rec wire.Record) error {
-			var r wire.Round
-			err := rec.JSON(&r)
-			latest = r.Latest()
-			return err
-		}); err != nil {
-			return nil, err
-		}
-	}
 }

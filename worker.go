@@ -135,7 +135,7 @@ func (w *Worker) session(ctx context.Context) error {
 		return err
 	}
 	defer t.end()
-	return t.judge(w.work(t, link))
+	return t.retried(t.judge(w.work(t, link)))
 }
 
 // work begins a session, as long as it has the lease.

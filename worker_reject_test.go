@@ -362,11 +362,7 @@ func TestCopiedRowsOfATransactionalSinkWithoutChunks(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	p.start(ctx, flo.WithSink(rowsOnly{inner}), flo.WithErrorPolicy(flo.DeadLetter))
-	p.catchUp(ctx)
-	if err := p.stop(); err != nil {
-		t.Fatal(err)
-	}
+	p.ranOnce(ctx, flo.WithSink(rowsOnly{inner}), flo.WithErrorPolicy(flo.DeadLetter))
 	if got := p.dst.QueryString(t, `SELECT count(*) || ' ' || count(*) FILTER (WHERE id IN (7, 8, 500)) FROM t`); got != "497 0" {
 		t.Errorf("the destination has %s", got)
 	}

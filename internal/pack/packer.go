@@ -46,6 +46,7 @@ type Packer struct {
 
 	relations map[uint32]*relation
 	phase     phase
+	xid       uint32 // of the transaction that is being received
 	pending   []byte // Begin and Origin of a transaction that has no change yet
 	seen      decode.LSN
 
@@ -76,6 +77,9 @@ func New(cfg Config) *Packer {
 	p.buf = make([]byte, wire.HeaderRoom, wire.HeaderRoom+cfg.Target)
 	return p
 }
+
+// XID is the number of the committed transaction that is being received, or was received last; 0: none yet.
+func (p *Packer) XID() uint32 { return p.xid }
 
 // SetRelation stores what has to stand before the first change of a relation in each batch: encoded
 // records (Describe, Type, Relation).
@@ -127,6 +131,7 @@ func (p *Packer) begin(frame []byte) error {
 	if err != nil {
 		return err
 	}
+	p.xid = b.XID
 	switch {
 	case b.CommitLSN < p.at.End:
 		p.phase = skipping
