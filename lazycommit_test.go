@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/embednats"
 	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/sink/postgres"
 	"github.com/pgflo/flo/state"
@@ -109,4 +111,63 @@ func TestADestinationThatLosesItsLastCommitsGetsThemAgain(t *testing.T) {
 	p.catchUp(ctx)
 	p.equal(ctx)
 	t.Logf("%d of %d crashes lost commits that were shown", lost, rounds)
+}
+
+// The destination's server is killed again and again while a table is copied into it, and loses chunks that it had taken:
+// none of them counted as drained.
+func TestADestinationThatLosesCopiedChunksGetsThemAgain(t *testing.T) {
+	long(t)
+	flotest.RequireOwnServer(t)
+	ctx := testContext(t)
+	p := newPipeline(t)
+	p.nats = flotest.NATS(t, embednats.WithMaxPayload(64<<10))
+	p.link = flo.WithNATSServer(p.nats)
+	server := flotest.NewServer(t, flotest.WithSetting("wal_writer_delay", "10s"), flotest.WithSetting("wal_writer_flush_after", "1GB"), flotest.WithSetting("autovacuum", "off"))
+	p.dst = server.NewDB(t)
+	for _, db := range []*flotest.DB{p.src, p.dst} {
+		db.Exec(t, `CREATE TABLE t (id int PRIMARY KEY, v text)`)
+	}
+	p.src.Exec(t, `INSERT INTO t SELECT i, repeat(md5(i::text), 4) FROM generate_series(1, 400000) i`)
+	chunks := func() int {
+		n, err := strconv.Atoi(p.dst.QueryString(t, `SELECT CASE WHEN to_regclass('flo.copy_chunks') IS NULL THEN '0' ELSE
+			(xpath('/row/n/text()', query_to_xml('SELECT count(*) AS n FROM flo.copy_chunks', false, true, '')))[1]::text END`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	kills, lost := 0, 0
+	for had := 0; ; {
+		p.start(ctx, flo.WithSink(p.sink()))
+		ended := false
+		eventually(t, ctx, "it goes on, or is whole", func() bool {
+			st := p.f.Status().Workers[0]
+			ended = st.CopiedSo == 1 || p.dst.QueryString(t, `SELECT count(*) > 0 FROM pg_tables WHERE schemaname = 'flo' AND tablename = 'copies'`) == "true" &&
+				p.dst.QueryString(t, `SELECT count(*) FROM flo.copies WHERE state = 'done'`) == "1"
+			return ended || chunks() >= had+60
+		})
+		if ended {
+			break
+		}
+		shown := chunks()
+		if err := server.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		kills++
+		if err := p.stop(); err != nil {
+			t.Logf("kill %d: %v", kills, err)
+		}
+		if err := server.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if had = chunks(); had < shown {
+			lost++
+		}
+	}
+	p.catchUp(ctx)
+	p.equal(ctx)
+	t.Logf("%d of %d crashes lost chunks that were there", lost, kills)
+	if kills == 0 {
+		t.Error("the copy was whole before any crash")
+	}
 }

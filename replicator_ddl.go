@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/subtle"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -30,8 +30,8 @@ func DDLRemovalSQL() string { return source.DDLRemoval }
 // schemaTracking is what a session does with schema changes. But for lookSoon it is the owner's.
 type schemaTracking struct {
 	on      bool
-	secrets []string // that were found in this session
-	asked   time.Time
+	secrets []string   // that were found in this session
+	asked   decode.LSN // what is in the WAL below was written before the secret was read last
 	scope   schemaScope
 
 	lookSoon atomic.Bool // a table was made that belongs to the group
@@ -46,9 +46,6 @@ type schemaScope struct {
 	columns          map[uint32][]int16 // column lists of publications, by the table's OID
 	lineages         *lineages
 }
-
-// secretInterval is how often, at most, a message that isn't genuine makes the replicator read the secret again.
-const secretInterval = time.Second
 
 // ensureDDL installs the event triggers, if that is asked for.
 func (s *replication) ensureDDL(ctx context.Context, conn *pgx.Conn) error {
@@ -103,6 +100,11 @@ func (s *replication) trackSchema(ctx context.Context) error {
 }
 
 func (s *replication) readSecret(ctx context.Context, conn *pgx.Conn) error {
+	at, err := s.r.source.Position(ctx, conn)
+	if err != nil {
+		return err
+	}
+	s.schema.asked = at // if reading fails, too
 	secret, err := s.r.source.DDLSecret(ctx, conn)
 	if err != nil {
 		return err
@@ -164,7 +166,7 @@ func (st *streaming) message(ctx context.Context, frame []byte, staged bool) ([]
 	const behind = decode.SchemaMessageHead + len(decode.SchemaPrefix) + 1 + 4 // the content's length
 	var change *decode.SchemaChange
 	if st.schema.on && len(frame) >= behind {
-		genuine, err := st.genuine(ctx, frame[behind:])
+		genuine, err := st.genuine(ctx, decode.LSN(binary.BigEndian.Uint64(frame[2:])), frame[behind:], staged)
 		if err != nil {
 			return nil, err
 		}
@@ -182,17 +184,22 @@ func (st *streaming) message(ctx context.Context, frame []byte, staged bool) ([]
 	return decode.AppendSchemaMessage(nil, frame[:decode.SchemaMessageHead], change)
 }
 
-// genuine compares a message's secret with those that were read from the source, and reads it again if it is
-// another one.
-func (st *streaming) genuine(ctx context.Context, content []byte) (bool, error) {
+// genuine compares the secret of a message, which was written at a position, with those that were read from the source,
+// and reads it again if it is another one and may be newer: once for all forged messages that were written before.
+func (st *streaming) genuine(ctx context.Context, at decode.LSN, content []byte, staged bool) (bool, error) {
 	if st.knowsSecret(content) {
 		return true, nil
 	}
-	if time.Since(st.schema.asked) < secretInterval || len(content) < decode.SchemaSecretLen {
+	if at < st.schema.asked || len(content) < decode.SchemaSecretLen {
 		return false, nil
 	}
-	err := st.aside(func() error { return st.readSecret(ctx, st.replication.conn) })
-	st.schema.asked = time.Now()
+	read := func() error { return st.readSecret(ctx, st.replication.conn) }
+	var err error
+	if staged { // its transaction may be open: one that makes the event triggers itself is not known yet
+		err = st.aside(read)
+	} else {
+		err = st.asOf(ctx, st.packer.XID(), read)
+	}
 	if err != nil && transient(err) {
 		return false, err
 	}

@@ -175,6 +175,7 @@ func (p *pipeline) interruptedTransaction(ctx context.Context, rows int) {
 	rep := p.replicator()
 	p.link = link
 	r := launch(p.t, ctx, rep)
+	eventually(p.t, ctx, "the copy is whole", func() bool { return rep.Status().CopyDone })
 	p.published(ctx, rep)
 	p.limit(ctx, 4<<20)
 	p.src.Exec(p.t, `INSERT INTO wide SELECT i, repeat(md5(i::text), 32) FROM generate_series(1, $1::int) i`, rows)

@@ -216,6 +216,25 @@ func TestForgedSchemaChangesAreLeftOut(t *testing.T) {
 	}
 }
 
+// Event triggers that were made again have another secret, which forged messages don't keep from being read.
+func TestAForgedSchemaChangeHidesNoGenuineOne(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p, rec := recordDDL(t, ctx)
+	for i := range 3 {
+		p.src.Exec(t, `SELECT pg_logical_emit_message(true, 'flo', repeat('0', 64))`)
+		eventually(t, ctx, "the forged message was met", func() bool { return p.f.Status().Replicator.Forged > uint64(i) })
+		p.src.Exec(t, flo.DDLRemovalSQL()+";\n"+flo.DDLSetupSQL())
+		p.src.Exec(t, fmt.Sprintf(`ALTER TABLE t ADD COLUMN more%d int`, i))
+		p.catchUp(ctx)
+		if !slices.ContainsFunc(rec.Changes(), func(c *decode.Change) bool {
+			return c.Op == decode.OpSchema && !c.Schema.Baseline && strings.Contains(c.Schema.Query, fmt.Sprintf("more%d", i))
+		}) {
+			t.Errorf("change %d of the table was taken for a forged one", i)
+		}
+	}
+}
+
 func TestTwoGroupsShareTheEventTriggers(t *testing.T) {
 	long(t)
 	parallel(t)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -67,6 +68,7 @@ type drainer struct {
 	skip   string // of the checkpoints within the copy
 	tables map[uint32]*copyTable
 	marks  sequenceMarks
+	loose  looseChunks
 	tasks  chan copyTask
 	mu     sync.Mutex
 }
@@ -261,7 +263,11 @@ func (d *drainer) copy(ctx context.Context, from uint64) error {
 		defer close(d.tasks)
 		return d.read(gctx, from)
 	})
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	d.progress(d.loose.take(math.MaxInt)...) // of tables that were given up
+	return nil
 }
 
 // read hands out what the stream holds until all tables have ended.
@@ -393,6 +399,7 @@ func (d *drainer) end(ctx context.Context, seq uint64, rec wire.Record) error {
 }
 
 func (d *drainer) endTable(ctx context.Context, t *copyTable) error {
+	_, upTo := d.loose.begin(time.Now())
 	if d.feed.copy != nil {
 		table := t.table
 		table.Chunks, table.Rows = t.end.Chunks, t.end.Rows-min(t.end.Rows, d.letters.copied(t.table.Source, t.table.Attempt))
@@ -402,16 +409,22 @@ func (d *drainer) endTable(ctx context.Context, t *copyTable) error {
 		}
 	}
 	d.status.tableCopied()
-	d.progress(t.ended)
+	d.progress(append(d.loose.take(upTo), t.ended)...)
 	return nil
 }
 
 // progress records how far the copy is drained without a hole.
-func (d *drainer) progress(m *sequenceMark) {
+func (d *drainer) progress(marks ...*sequenceMark) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if seq, moved := d.marks.finish(m); moved {
-		d.report.checkpoint(d.copyCheckpoint(seq), false)
+	reached, any := uint64(0), false
+	for _, m := range marks {
+		if seq, moved := d.marks.finish(m); moved {
+			reached, any = seq, true
+		}
+	}
+	if any {
+		d.report.checkpoint(d.copyCheckpoint(reached), false)
 	}
 }
 

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/crashpoint"
@@ -16,12 +19,55 @@ type copyTask struct {
 	t     *copyTable
 	chunk wire.CopyChunk
 	mark  *sequenceMark
+	lazy  bool // the sink may lose it, until something that it may not lose is written behind it
+}
+
+// looseInterval is how long, at most, chunks stay loose: taken by the sink, perhaps not durable, and no part of the
+// worker's checkpoint.
+const looseInterval = reportInterval
+
+// looseChunks are those that were written lazily, and that no later write has made durable.
+type looseChunks struct {
+	mu    sync.Mutex
+	marks []*sequenceMark
+	gone  int       // how many there were before
+	firm  time.Time // when a write that is not lazy began last
+}
+
+// begin begins the writing of a chunk: lazily, or so that all that were loose by now, up to a number, are durable with it.
+func (l *looseChunks) begin(now time.Time) (lazy bool, upTo int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if lazy = now.Sub(l.firm) < looseInterval; !lazy {
+		l.firm = now
+	}
+	return lazy, l.gone + len(l.marks)
+}
+
+// add takes a chunk that was written lazily.
+func (l *looseChunks) add(m *sequenceMark) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.marks = append(l.marks, m)
+}
+
+// take gives those up to a number.
+func (l *looseChunks) take(upTo int) []*sequenceMark {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := min(max(0, upTo-l.gone), len(l.marks))
+	taken := slices.Clone(l.marks[:n])
+	l.marks = append(l.marks[:0], l.marks[n:]...)
+	l.gone += n
+	return taken
 }
 
 func (d *drainer) writeChunks(ctx context.Context) error {
 	for task := range d.tasks {
-		t := task.t
-		if !t.dropped.Load() {
+		t, upTo := task.t, 0
+		dropped := t.dropped.Load()
+		if !dropped {
+			task.lazy, upTo = d.loose.begin(time.Now())
 			if err := d.deliver(ctx, &task); err != nil {
 				return err
 			}
@@ -32,7 +78,11 @@ func (d *drainer) writeChunks(ctx context.Context) error {
 		last := t.pending == 0 && t.end != nil
 		t.mu.Unlock()
 		d.status.rowsCopied(task.chunk.Rows)
-		d.progress(task.mark)
+		if !dropped && task.lazy {
+			d.loose.add(task.mark)
+		} else {
+			d.progress(append(d.loose.take(upTo), task.mark)...)
+		}
 		if last {
 			if err := d.endTable(ctx, t); err != nil {
 				return err
@@ -44,7 +94,7 @@ func (d *drainer) writeChunks(ctx context.Context) error {
 
 func (d *drainer) writeChunk(ctx context.Context, task *copyTask) error {
 	t, c := task.t, &task.chunk
-	chunk := &sink.CopyChunk{Table: t.table, ID: c.ID, Rows: c.Rows, Data: c.Data, Epoch: d.epoch}
+	chunk := &sink.CopyChunk{Table: t.table, ID: c.ID, Rows: c.Rows, Data: c.Data, Epoch: d.epoch, Lazy: task.lazy}
 	if t.binding.Copied != nil {
 		var err error
 		if chunk.Data, chunk.Rows, err = ruledChunk(t, c); err != nil {

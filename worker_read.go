@@ -30,6 +30,8 @@ type feed struct {
 	cp       decode.Checkpoint // the last finished transaction that was taken
 	accepted int               // messages taken in this session
 	parts    joiner
+	msgs     <-chan bus.Message // what comes next
+	ahead    *bus.Message       // that was looked at already
 
 	tx       *decode.Tx // nil outside transactions and while skipping
 	ordinal  uint64
@@ -94,6 +96,7 @@ func (f *feed) run(ctx context.Context) error {
 	reader := f.stream.Read(ctx, f.stream.ChangesSubject(), f.place.seq, bus.ReaderOptions{PullMaxBytes: prefetchBytes})
 	defer reader.Close()
 	msgs := make(chan bus.Message)
+	f.msgs, f.ahead = msgs, nil
 	failed := make(chan error, 1)
 	rctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -114,10 +117,22 @@ func (f *feed) run(ctx context.Context) error {
 		}
 	}()
 	defer func() { cancel(); <-pump }()
+	return f.loop(ctx, failed)
+}
+
+// loop takes messages, and hands batches over, until there are no more.
+func (f *feed) loop(ctx context.Context, failed <-chan error) error {
 	for {
+		if m := f.ahead; m != nil {
+			f.ahead = nil
+			if err := f.message(ctx, *m); err != nil {
+				return err
+			}
+			continue
+		}
 		out, due := f.offer()
 		select {
-		case m := <-msgs:
+		case m := <-f.msgs:
 			if err := f.message(ctx, m); err != nil {
 				return err
 			}
@@ -316,12 +331,8 @@ func (f *feed) begin(ctx context.Context, seq uint64, h *wire.Header, frame []by
 		return nil
 	}
 	if h.To.Open && h.To.LSN == b.CommitLSN {
-		// The transaction goes on in other messages. It gets batches of its own, so that those before
-		// it don't wait for its end.
-		if f.batch.moved {
-			if err := f.emit(ctx); err != nil {
-				return err
-			}
+		if err := f.spans(ctx, h); err != nil {
+			return err
 		}
 		if f.tx0() {
 			aborted, err := f.lookAhead(ctx, seq, b.CommitLSN)
@@ -339,6 +350,48 @@ func (f *feed) begin(ctx context.Context, seq uint64, h *wire.Header, frame []by
 	f.ordinal, f.handed = 0, false
 	f.pos = wire.Point{LSN: b.CommitLSN, End: f.pos.End, Open: true}
 	return nil
+}
+
+// spans is called before a transaction that goes on in other messages. It gets batches of its own, so that those
+// before it don't wait for its end: but not if the next message is here, with the end, before the sink is free. Under load
+// nearly every message ends within a transaction, and batches would be no larger than messages.
+func (f *feed) spans(ctx context.Context, h *wire.Header) error {
+	if !f.batch.moved {
+		return nil
+	}
+	const enough = 4 // of five parts: it would be full within the transaction
+	if f.tx0() || f.cuts != nil || 5*len(f.batch.Changes) > enough*f.opt.batchSize || 5*f.batch.bytes > enough*f.opt.batchBytes {
+		return f.emit(ctx)
+	}
+	b := f.seal()
+	select {
+	case f.out <- b:
+		f.sent()
+		return nil
+	case m := <-f.msgs:
+		f.ahead = &m
+		if endsIn(h, m.Data) {
+			return nil
+		}
+		return f.emit(ctx)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// endsIn reports whether a message holds the end of the transaction that is open at the end of another one, and all
+// that comes before.
+func endsIn(open *wire.Header, data []byte) bool {
+	h, body, err := wire.Parse(data)
+	if err != nil || h.Parts > 1 || h.Session != open.Session || h.Attempt != open.Attempt || h.From != open.To || h.To.Open && h.To.LSN == open.To.LSN {
+		return false
+	}
+	aborted := false
+	err = wire.Walk(body, func(rec wire.Record) error {
+		aborted = aborted || rec.Type == wire.RecAbort
+		return nil
+	})
+	return err == nil && !aborted
 }
 
 // tx0 reports whether the sink may be shown a transaction only once its end is in the stream.

@@ -242,5 +242,5 @@ func (d *drainer) chunkOf(task *copyTask, rows []copiedRow) *sink.CopyChunk {
 	for i := range rows {
 		data = append(data, rows[i].out...)
 	}
-	return &sink.CopyChunk{Table: task.t.table, ID: task.chunk.ID, Rows: uint64(len(rows)), Data: data, Epoch: d.epoch}
+	return &sink.CopyChunk{Table: task.t.table, ID: task.chunk.ID, Rows: uint64(len(rows)), Data: data, Epoch: d.epoch, Lazy: task.lazy}
 }

@@ -127,6 +127,9 @@ type CopyChunk struct {
 	Rows  uint64
 	Data  []byte // valid until WriteChunk returns
 	Epoch uint64
+	// Lazy: it needn't be durable when WriteChunk returns. A later WriteChunk that is not lazy, or EndTable, makes
+	// what was written before it began durable; what a crash loses before that comes again. A sink may ignore it.
+	Lazy bool
 }
 
 // Validator is for sinks whose constructor returns no error: flo.New asks it, and reports what is wrong

@@ -20,7 +20,7 @@ type backlog struct {
 // inserts in transactions of perTx rows: from the source's backlog, and from the stream's.
 func (b *bench) inserts(ctx context.Context) error {
 	return b.drain(ctx, backlog{group: "inserts", changes: b.rows, sql: b.insertSQL(b.perTx), readers: func(ctx context.Context) ([]*reader, error) {
-		return b.readers(ctx, b.native(), b.flo(1), b.stored(b.targetURL, 0.5), b.discard())
+		return b.readers(ctx, b.native(), b.flo(1), b.stored(b.targetURL, 0.5, 1), b.discard())
 	}})
 }
 
@@ -45,13 +45,13 @@ const spread = "1 + i::bigint * 7919 %% %d"
 
 func (b *bench) updates(ctx context.Context) error {
 	return b.drain(ctx, b.churn("updates", b.rows*3/10, "UPDATE changes SET shop = shop + 1, note = note || '.' WHERE id = "+spread, func(ctx context.Context) ([]*reader, error) {
-		return b.readers(ctx, b.native(), b.flo(1), b.stored(b.targetURL, 1))
+		return b.readers(ctx, b.native(), b.flo(1), b.stored(b.targetURL, 1, 1))
 	}))
 }
 
 func (b *bench) deletes(ctx context.Context) error {
 	return b.drain(ctx, b.churn("deletes", b.rows/10, "DELETE FROM changes WHERE id = "+spread, func(ctx context.Context) ([]*reader, error) {
-		return b.readers(ctx, b.native(), b.flo(1), b.stored(b.targetURL, 1))
+		return b.readers(ctx, b.native(), b.flo(1), b.stored(b.targetURL, 1, 1))
 	}))
 }
 
@@ -76,7 +76,7 @@ func (b *bench) farUpdates(ctx context.Context) error {
 }
 
 func (b *bench) farReaders(ctx context.Context) ([]*reader, error) {
-	return b.readers(ctx, b.nativeFrom(b.sourceFar.url), b.stored(b.targetFar.url, 1))
+	return b.readers(ctx, b.nativeFrom(b.sourceFar.url), b.stored(b.targetFar.url, 1, 1), b.stored(b.targetFar.url, 1, 4))
 }
 
 // drain makes the slots, then the backlog, and lets each reader have it, on a table as it was before.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/decode"
-	"github.com/pgflo/flo/sink/postgres"
 )
 
 // large is one transaction of all rows, written while flo runs: how long it takes to commit, and from its commit
@@ -20,7 +19,7 @@ func (b *bench) large(ctx context.Context, run int, streaming bool) (err error) 
 	if err := b.calm(ctx, "changes"); err != nil {
 		return err
 	}
-	destination, err := postgres.New(b.targetURL)
+	destination, err := destination(b.targetURL)
 	if err != nil {
 		return err
 	}

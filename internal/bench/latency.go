@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgflo/flo"
-	"github.com/pgflo/flo/sink/postgres"
 )
 
 // tickInterval is that of 200 transactions a second.
@@ -28,7 +27,7 @@ func (b *bench) latency(ctx context.Context) error {
 		return errors.Join(b.tick(ctx), execute(ctx, b.to, "DROP SUBSCRIPTION native"))
 	}
 	ours := func(ctx context.Context) error {
-		destination, err := postgres.New(b.targetURL)
+		destination, err := destination(b.targetURL)
 		if err != nil {
 			return err
 		}

@@ -16,8 +16,8 @@
 //
 // With -large it measures one transaction of all rows instead, with and without flo.WithStreaming.
 //
-// A native subscription is enabled only when its backlog is complete, and has its defaults
-// (synchronous_commit = off at the destination); flo commits with synchronous_commit = on.
+// A native subscription is enabled only when its backlog is complete, and has its defaults: synchronous_commit = off
+// at the destination. flo's sink has the same (postgres.WithSynchronousCommit).
 //
 // Absolute figures differ from machine to machine, and the ratios much less. CPU time is given by
 // process: flo with the embedded JetStream server, the source's server, the destination's server; memory

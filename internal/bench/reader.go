@@ -100,7 +100,7 @@ func pause(ctx context.Context) error {
 
 // flo is both halves, from the source's backlog into PostgreSQL.
 func (b *bench) flo(goal float64) *reader {
-	r := b.pipeline(func() (sink.Sink, error) { return postgres.New(b.targetURL) })
+	r := b.pipeline(func() (sink.Sink, error) { return destination(b.targetURL) })
 	r.name, r.writes, r.goal = "flo", true, goal
 	return r
 }
@@ -155,10 +155,15 @@ func (b *bench) dropper(group string) func(context.Context) error {
 	}
 }
 
-// stored is the worker alone, on one connection, from a backlog that the replicator has put into JetStream before.
-func (b *bench) stored(target string, goal float64) *reader {
+// destination is flo's sink with a native subscription's durability.
+func destination(url string, opts ...postgres.Option) (sink.Sink, error) {
+	return postgres.New(url, append(opts, postgres.WithSynchronousCommit(postgres.CommitOff))...)
+}
+
+// stored is the worker alone, from a backlog that the replicator has put into JetStream before.
+func (b *bench) stored(target string, goal float64, connections int) *reader {
 	group := b.newGroup()
-	open := func() (sink.Sink, error) { return postgres.New(target) }
+	open := func() (sink.Sink, error) { return destination(target, postgres.WithApplyConnections(connections)) }
 	var end flo.LSN
 	both := func(ctx context.Context) (err error) {
 		f, err := b.streaming(group, open)
@@ -170,8 +175,12 @@ func (b *bench) stored(target string, goal float64) *reader {
 		}
 		return during(ctx, f.Run, func(ctx context.Context) error { return f.WaitFor(ctx, end) })
 	}
+	name := "flo's worker, from JetStream"
+	if connections > 1 {
+		name += fmt.Sprintf(", %d connections", connections)
+	}
 	return &reader{
-		name: "flo's worker, from JetStream", ours: true, writes: true, goal: goal,
+		name: name, ours: true, writes: true, goal: goal,
 		open: both, // both are known to the stream from then on
 		before: func(ctx context.Context) (err error) {
 			f, err := b.streaming(group, open)

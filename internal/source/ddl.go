@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/names"
 	"github.com/pgflo/flo/internal/pgsession"
 )
@@ -157,6 +158,17 @@ EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
 END $$;
 COMMIT;
 `
+
+// Position is how far the server's WAL has come: no less than what has been decoded.
+func (c Config) Position(ctx context.Context, conn *pgx.Conn) (decode.LSN, error) {
+	var at uint64
+	err := conn.QueryRow(ctx, `SELECT ((CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END)
+		OPERATOR(pg_catalog.-) '0/0'::pg_catalog.pg_lsn)::pg_catalog.int8`).Scan(&at)
+	if err != nil {
+		return 0, fmt.Errorf("source: reading the WAL's position: %w", err)
+	}
+	return decode.LSN(at), nil
+}
 
 // DDLSecret reads what makes a message genuine: wire.SecretLen hexadecimal digits.
 func (c Config) DDLSecret(ctx context.Context, conn *pgx.Conn) (string, error) {

@@ -235,7 +235,7 @@ func (s *Sink) WriteChunk(ctx context.Context, ch *sink.CopyChunk) error {
 		}
 		if !fresh {
 			s.stats.skipped.Add(1)
-			return nil // the session's reset rolls back
+			return commit(ctx, c.pg) // it has locked rows, so that it waits for the disk as a chunk does
 		}
 		copied, err := b.copyRows(ctx, c.pg, ch.Data, s.copyTarget(st, ch.Table, b))
 		if err != nil {
@@ -291,6 +291,11 @@ func (s *Sink) claim(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, ch 
 	}
 	batch := &pgconn.Batch{}
 	batch.ExecParams(begin, nil, nil, nil, nil)
+	at := 1
+	if ch.Lazy {
+		batch.ExecParams(commitLazily, nil, nil, nil, nil)
+		at++
+	}
 	batch.ExecParams("SELECT epoch FROM "+b.checkpoints+" WHERE group_name = $1 AND worker = $2 FOR KEY SHARE", who(), nil, nil, nil)
 	batch.ExecParams("SELECT state FROM "+b.copies+` WHERE group_name = $1 AND worker = $2
 		AND source = $3 AND incarnation = $4 AND attempt = $5 AND dest_schema = $6 AND dest_table = $7 FOR KEY SHARE`,
@@ -302,7 +307,7 @@ func (s *Sink) claim(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, ch 
 	if err != nil {
 		return false, tableError(dest.name, err, "recording chunk "+ch.ID.String())
 	}
-	epoch, copies, insert := results[1], results[2], results[3]
+	epoch, copies, insert := results[at], results[at+1], results[at+2]
 	if len(epoch.Rows) != 1 {
 		return false, fmt.Errorf("sink/postgres: the checkpoint's row is gone: %w", ErrCheckpointMoved)
 	}

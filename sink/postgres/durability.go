@@ -14,7 +14,8 @@ import (
 const (
 	// CommitOff lets commits of streamed changes return before they are written to disk, at most a tenth of a second
 	// before. A server that crashes loses the last ones, whole and with their checkpoints, and they come again: the
-	// stream keeps them until a commit behind them was waited for. Copies, schema changes of enums and takeovers wait.
+	// stream keeps them until a commit behind them was waited for. The end of a table's copy, schema changes of enums and
+	// takeovers wait.
 	CommitOff = "off"
 	// CommitLocal waits for the server's own disk, and for no standby.
 	CommitLocal = "local"
