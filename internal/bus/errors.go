@@ -20,6 +20,8 @@ var (
 		"sinks that hold the old one's data need a fresh copy (WithResync and a new token, or Drop)")
 	// ErrEmpty says that the stream holds no message that was asked for.
 	ErrEmpty = errors.New("bus: no such message in the stream")
+	// ErrUnreadable says that NATS doesn't give something, and then counts it among what the stream holds. It may pass.
+	ErrUnreadable = errors.New("bus: NATS contradicts itself about what the stream holds: the server is stopping, or can't read its store (its log says why)")
 	// ErrFenced says that another writer has written to the stream: this one is out of date.
 	ErrFenced = errors.New("bus: another writer has written to the stream: only one replicator of a group may be active; begin again from the tail")
 	// ErrRolledBack says that the stream has lost messages that it had acknowledged: the NATS server

@@ -64,7 +64,7 @@ func (s *Stream) DropCopies(ctx context.Context, last uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	if err := s.str.DeleteMsg(ctx, last); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-		return fmt.Errorf("bus: delete message %d of stream %s: %w", last, s.name, mapError(err))
+		return fmt.Errorf("bus: delete message %d of stream %s: %w", last, s.name, s.failed(ctx, err))
 	}
 	return nil
 }
@@ -86,7 +86,7 @@ func (s *Stream) purge(ctx context.Context, subject string, below, asked, verifi
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	if err := s.str.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(below)); err != nil {
-		return fmt.Errorf("bus: purge stream %s: %w", s.name, mapError(err))
+		return fmt.Errorf("bus: purge stream %s: %w", s.name, s.failed(ctx, err))
 	}
 	crashpoint.Reached(crashpoint.Purged)
 	return nil

@@ -187,7 +187,7 @@ func (r *Reader) open(ctx context.Context) error {
 		MemoryStorage:     true,
 	})
 	if err != nil {
-		return fmt.Errorf("bus: read stream %s: %w", r.s.name, mapError(err))
+		return fmt.Errorf("bus: read stream %s: %w", r.s.name, r.s.failed(rctx, err))
 	}
 	r.consumer = c.CachedInfo().Name
 	msgs, stop := make(chan *nats.Msg), make(chan struct{})

@@ -29,7 +29,7 @@ func (s *Stream) Staged(ctx context.Context) ([]StagedID, error) {
 	defer cancel()
 	info, err := s.str.Info(ctx, jetstream.WithSubjectFilter(s.prefix+"staged.*.*"))
 	if err != nil {
-		return nil, fmt.Errorf("bus: staged messages of stream %s: %w", s.name, mapError(err))
+		return nil, fmt.Errorf("bus: staged messages of stream %s: %w", s.name, s.failed(ctx, err))
 	}
 	list := make([]StagedID, 0, len(info.State.Subjects))
 	for subject := range info.State.Subjects {

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -106,6 +107,7 @@ type Stream struct {
 	system      string
 	database    string
 	resync      Resync
+	gone        atomic.Bool // it was not found for a while: that needs no confirmation any more
 }
 
 // Create opens the group's stream, or makes it and binds it to a source: system is PostgreSQL's
@@ -362,26 +364,60 @@ type Info struct {
 
 // Info asks the stream's leader for its state.
 func (s *Stream) Info(ctx context.Context) (Info, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	info, err := s.str.Info(ctx)
+	info, err := s.info(ctx)
 	if err != nil {
-		return Info{}, fmt.Errorf("bus: stream %s: %w", s.name, mapError(err))
-	}
-	if got := info.Config.Metadata[metaIncarnation]; got != s.incarnation {
-		return Info{}, fmt.Errorf("%w (stream %s: it is %q now, was %q)", ErrStreamGone, s.name, got, s.incarnation)
-	}
-	if err := s.checkConfig(&info.Config); err != nil {
 		return Info{}, err
 	}
 	st := info.State
 	return Info{FirstSeq: st.FirstSeq, LastSeq: st.LastSeq, Msgs: st.Msgs, Bytes: st.Bytes}, nil
 }
 
+// info asks, and makes sure that it is still this incarnation, with the settings that it must have. A stream that is not found
+// has to stay so: a server that is being stopped, or a cluster that is just electing, may say that of one that it has.
+func (s *Stream) info(ctx context.Context, opts ...jetstream.StreamInfoOpt) (*jetstream.StreamInfo, error) {
+	for began := time.Now(); ; {
+		info, err := s.infoOnce(ctx, opts...)
+		if !errors.Is(err, jetstream.ErrStreamNotFound) || s.gone.Load() {
+			return info, err
+		}
+		if time.Since(began) > rollbackConfirm {
+			s.gone.Store(true)
+			return info, err
+		}
+		if err := pause(ctx, backoffFirst*2); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// failed names the error of a request that may need the confirmation that info gives.
+func (s *Stream) failed(ctx context.Context, err error) error {
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return err
+	}
+	if _, ierr := s.info(ctx); ierr != nil {
+		return ierr
+	}
+	return fmt.Errorf("%w (%w)", ErrUnreadable, err)
+}
+
+func (s *Stream) infoOnce(ctx context.Context, opts ...jetstream.StreamInfoOpt) (*jetstream.StreamInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	info, err := s.str.Info(ctx, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("bus: stream %s: %w", s.name, mapError(err))
+	}
+	if got := info.Config.Metadata[metaIncarnation]; got != s.incarnation {
+		return nil, fmt.Errorf("%w (stream %s: it is %q now, was %q)", ErrStreamGone, s.name, got, s.incarnation)
+	}
+	return info, s.checkConfig(&info.Config)
+}
+
 // Delete the stream with all that it holds, if it is still this incarnation. One that is gone
 // already is no error.
 func (s *Stream) Delete(ctx context.Context) error {
-	if _, err := s.Info(ctx); err != nil {
+	if _, err := s.info(ctx); err != nil {
 		var ce *ConfigError
 		if errors.Is(err, ErrStreamGone) {
 			return nil
