@@ -117,7 +117,7 @@ func fatal(err error) bool {
 
 // passing are the errors of flo's own packages behind which trying again makes sense.
 var passing = []error{
-	errAgain, errResume, errReposition, errNoLabels, pack.ErrDiffers,
+	errAgain, errResume, errReposition, errNoLabels, errAbsent, pack.ErrDiffers,
 	bus.ErrFenced, bus.ErrRolledBack, bus.ErrNoStream, bus.ErrClosed, bus.ErrUnreadable,
 	source.ErrSlotActive, source.ErrPassword, source.ErrStreamClosed, flocopy.ErrSnapshotGone, flocopy.ErrLocked,
 	state.ErrConflict, state.ErrNotFound, state.ErrLost, ErrLeaseLost,

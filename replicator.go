@@ -34,6 +34,7 @@ type Replicator struct {
 	// unstreamed: transactions are read as a whole up to this commit LSN, whatever WithStreaming says.
 	unstreamed atomic.Uint64
 
+	absence    absence         // of all that NATS holds of the group; the session's
 	described  map[uint32]bool // tables that the source has described in this Run, with WithDDL; one session at a time
 	redescribe atomic.Bool     // they count no more: the event triggers were gone for a while
 
@@ -83,7 +84,7 @@ func (r *Replicator) Run(ctx context.Context) error {
 	err := r.guarded(ctx, func(ctx context.Context) error {
 		last, done := outliving(ctx, r.cfg.stopTimeout)
 		defer done()
-		r.last, r.described = last, nil
+		r.last, r.described, r.absence = last, nil, absence{}
 		return retry(ctx, r.source.Logger, &r.status.commonStatus, r.session)
 	})
 	r.status.stop(err)
@@ -153,6 +154,9 @@ func (r *Replicator) session(ctx context.Context) error {
 // lost its workers' checkpoints.
 func (r *Replicator) openState(ctx context.Context, link *link) (state.Store, error) {
 	store, err := state.NewNATS(ctx, link.state, r.cfg.group, r.cfg.replicas, false)
+	if err == nil {
+		r.absence = absence{known: true}
+	}
 	if !errors.Is(err, state.ErrNotFound) {
 		return store, err
 	}
@@ -172,7 +176,13 @@ func (r *Replicator) openState(ctx context.Context, link *link) (state.Store, er
 	if err != nil && !errors.Is(err, bus.ErrEmpty) {
 		return nil, err
 	}
-	return state.NewNATS(ctx, link.state, r.cfg.group, r.cfg.replicas, true)
+	if err := r.absence.seen(); err != nil {
+		return nil, err
+	}
+	if store, err = state.NewNATS(ctx, link.state, r.cfg.group, r.cfg.replicas, true); err == nil {
+		r.absence = absence{known: true}
+	}
+	return store, err
 }
 
 // replicate does what a session is for, as long as it has the lease.
@@ -198,7 +208,9 @@ func (r *Replicator) replicate(t *tenure, link *link, store state.Store) error {
 	if err := r.resync(ctx, link, store, sys, conn); err != nil {
 		return err
 	}
-	if s.stream, _, err = bus.Create(ctx, r.cfg.bus(link), sys.ID, sys.Database); err != nil {
+	stream := r.cfg.bus(link)
+	stream.Making = func(ctx context.Context) error { return r.stillThere(ctx, store) }
+	if s.stream, _, err = bus.Create(ctx, stream, sys.ID, sys.Database); err != nil {
 		return err
 	}
 	if err := s.readTail(ctx); err != nil {

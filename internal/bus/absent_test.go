@@ -110,3 +110,19 @@ func TestDeletedLastMessagesAreAbsent(t *testing.T) {
 		}
 	}
 }
+
+func TestNoStreamIsMadeAgainstMaking(t *testing.T) {
+	t.Parallel()
+	no := errors.New("no")
+	cfg := Config{JS: inProcess(t), Group: "g", Making: func(context.Context) error { return no }}
+	if _, _, err := Create(t.Context(), cfg, "1", "db"); !errors.Is(err, no) {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), cfg); !errors.Is(err, ErrNoStream) {
+		t.Fatal(err)
+	}
+	cfg.Making = nil
+	newTestStream(t, cfg)
+	cfg.Making = func(context.Context) error { return no } // not asked for one that is there
+	newTestStream(t, cfg)
+}

@@ -44,6 +44,8 @@ type Config struct {
 	WindowMsgs  int
 	// Resync is what a stream that Create makes says of itself.
 	Resync Resync
+	// Making, if set, is asked by Create before it makes a stream; its error is Create's.
+	Making func(context.Context) error
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -120,6 +122,11 @@ func Create(ctx context.Context, cfg Config, system, database string) (s *Stream
 	}
 	s, err = open(ctx, cfg)
 	if errors.Is(err, ErrNoStream) {
+		if cfg.Making != nil {
+			if err := cfg.Making(ctx); err != nil {
+				return nil, false, err
+			}
+		}
 		created = true
 		s, err = create(ctx, cfg, system, database)
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody was faster
