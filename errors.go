@@ -28,6 +28,9 @@ var (
 	ErrRunning = errors.New("flo: already running")
 	// ErrSlotLost: the replication slot is missing or invalidated, so changes may be missing.
 	ErrSlotLost = errors.New("flo: replication slot lost")
+	// ErrUndecodable: the source can't decode its own WAL for the slot (an internal error of PostgreSQL, such as "could not map
+	// filenode"). If starting again meets the same error, the slot never gets past that place: start over, by WithResync.
+	ErrUndecodable = errors.New("flo: the source can't decode its WAL for the slot")
 	// ErrSourceChanged: the source is not the server (or not the history) that the stream was made from.
 	ErrSourceChanged = errors.New("flo: source changed")
 	// ErrGap: changes are missing between two positions.
@@ -107,7 +110,7 @@ func fatal(err error) bool {
 	if errors.As(err, &se) {
 		return true
 	}
-	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrSourceChanged, ErrGap, ErrStreamLost, ErrStreamSettings, ErrHistoryGone, ErrTables, ErrCredentials, ErrSlotTaken, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrTransactionTooLarge, ErrMode, ErrTableForgotten, ErrFinished, ErrWALLimit} {
+	for _, e := range []error{ErrInvalidOption, ErrSlotLost, ErrUndecodable, ErrSourceChanged, ErrGap, ErrStreamLost, ErrStreamSettings, ErrHistoryGone, ErrTables, ErrCredentials, ErrSlotTaken, ErrPrivilege, ErrSourceSettings, ErrNATSClosed, ErrTransactionTooLarge, ErrMode, ErrTableForgotten, ErrFinished, ErrWALLimit} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -275,7 +275,7 @@ func (st *streaming) undecodable(ctx context.Context, err error) error {
 		return err
 	}
 	if !st.made { // by an earlier session
-		return fmt.Errorf("flo: the source can't decode its WAL for slot %q: %w; if starting again meets the same error, %s", st.r.cfg.slot, err, startOver)
+		return fmt.Errorf("%w %q: %w; if starting again meets the same error, %s", ErrUndecodable, st.r.cfg.slot, err, startOver)
 	}
 	st.r.afresh.Store(true) // also when the copy is whole by now
 	st.log.WarnContext(ctx, "the copy begins again with another slot: the source can't decode a transaction that was open when this one was made", slog.Any("error", err))

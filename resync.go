@@ -5,7 +5,7 @@ import (
 )
 
 // WithResync asks for a fresh start of the group, once for each token: the way out of the stops that say that
-// changes may be missing (ErrSlotLost, ErrGap, ErrSourceChanged, ErrStreamLost, ErrStreamSettings, ErrHistoryGone). The
+// changes may be missing (ErrSlotLost, ErrUndecodable, ErrGap, ErrSourceChanged, ErrStreamLost, ErrStreamSettings, ErrHistoryGone). The
 // token is any text of yours, a date or a ticket, of up to 200 bytes; "" asks for nothing.
 //
 // A replicator whose group doesn't know the token yet drops the group's slot, replaces the stream, and begins again
