@@ -13,6 +13,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pgflo/flo/internal/request"
 )
 
 // ErrBucket says that the group's bucket exists with settings that flo can't work with.
@@ -24,7 +26,7 @@ const (
 	keyLeases     = "leases."
 	// requestTimeout bounds one request; a context may end it sooner.
 	requestTimeout = 10 * time.Second
-	// askAgain is how long a read waits for its answer before it is asked for again.
+	// askAgain is how long a write waits for its answer before it is looked for.
 	askAgain = requestTimeout / 4
 )
 
@@ -98,7 +100,11 @@ func bucketConfig(bucket string, replicas int) jetstream.StreamConfig {
 }
 
 func (s *natsStore) open(ctx context.Context, mend bool) error {
-	stream, err := s.js.Stream(ctx, "KV_"+s.bucket)
+	var stream jetstream.Stream
+	err := s.again(ctx, func(ctx context.Context) (err error) {
+		stream, err = s.js.Stream(ctx, "KV_"+s.bucket)
+		return err
+	})
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("%w: no bucket %s: start the group's replicator first", ErrNotFound, s.bucket)
 	}
@@ -126,7 +132,11 @@ func (s *natsStore) open(ctx context.Context, mend bool) error {
 		return fmt.Errorf("%w: %s: %s", ErrBucket, s.bucket, strings.Join(differs, "; "))
 	}
 	// The client reads from the leader because of what it finds here, AllowDirect off.
-	kv, err := s.js.KeyValue(ctx, s.bucket)
+	var kv jetstream.KeyValue
+	err = s.again(ctx, func(ctx context.Context) (err error) {
+		kv, err = s.js.KeyValue(ctx, s.bucket)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("state: open bucket %s: %w", s.bucket, err)
 	}
@@ -151,17 +161,35 @@ func (s *natsStore) get(ctx context.Context, key string, into any) (uint64, erro
 	return e.Revision(), nil
 }
 
-// ask reads a key, and asks again after a while: a request that was lost with its connection is never answered.
+// ask reads a key.
 func (s *natsStore) ask(ctx context.Context, key string) (e jetstream.KeyValueEntry, err error) {
-	for range requestTimeout / askAgain {
-		try, cancel := context.WithTimeout(ctx, askAgain)
-		e, err = s.kv.Get(try, key)
-		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-			break
-		}
-	}
+	err = s.again(ctx, func(ctx context.Context) (err error) {
+		e, err = s.kv.Get(ctx, key)
+		return err
+	})
 	return e, err
+}
+
+// keys lists those below a prefix, with the bucket's own prefix, which it gives too. The stream's leader tells: a watcher reads
+// through a consumer, which may live on a replica that is behind.
+func (s *natsStore) keys(ctx context.Context, below string) (prefix string, subjects map[string]uint64, err error) {
+	prefix = "$KV." + s.bucket + "."
+	err = s.again(ctx, func(ctx context.Context) error {
+		info, err := s.stream.Info(ctx, jetstream.WithSubjectFilter(prefix+below+">"))
+		if err == nil {
+			subjects = info.State.Subjects
+		}
+		return err
+	})
+	if gone(err) {
+		err = nil
+	}
+	return prefix, subjects, err
+}
+
+// again makes a request that may be made twice.
+func (s *natsStore) again(ctx context.Context, f func(context.Context) error) error {
+	return request.Again(ctx, s.js.Conn(), requestTimeout, f)
 }
 
 // gone reports whether the bucket itself was deleted.
@@ -189,21 +217,14 @@ func (s *natsStore) PutReplicator(ctx context.Context, r Replicator) error {
 	return nil
 }
 
-// Workers implements Store. The names come from the stream's leader too: a watcher reads through a
-// consumer, which may live on a replica that is behind.
+// Workers implements Store.
 func (s *natsStore) Workers(ctx context.Context) ([]Worker, error) {
-	prefix := "$KV." + s.bucket + "."
-	ictx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	info, err := s.stream.Info(ictx, jetstream.WithSubjectFilter(prefix+keyWorkers+">"))
-	if gone(err) {
-		return nil, nil
-	}
+	prefix, subjects, err := s.keys(ctx, keyWorkers)
 	if err != nil {
 		return nil, fmt.Errorf("state: list workers: %w", err)
 	}
 	var all []Worker
-	for subject := range info.State.Subjects {
+	for subject := range subjects {
 		var w Worker
 		_, err := s.get(ctx, strings.TrimPrefix(subject, prefix), &w)
 		if errors.Is(err, ErrNotFound) { // deleted

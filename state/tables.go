@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/pgflo/flo/decode"
 )
 
@@ -65,18 +63,12 @@ func tableKey(oid uint32) string { return keyTables + strconv.Itoa(int(oid%table
 
 // Tables implements Store.
 func (s *natsStore) Tables(ctx context.Context) ([]Table, error) {
-	prefix := "$KV." + s.bucket + "."
-	ictx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	info, err := s.stream.Info(ictx, jetstream.WithSubjectFilter(prefix+keyTables+">"))
-	if gone(err) {
-		return nil, nil
-	}
+	prefix, subjects, err := s.keys(ctx, keyTables)
 	if err != nil {
 		return nil, fmt.Errorf("state: list tables: %w", err)
 	}
 	var all []Table
-	for subject := range info.State.Subjects {
+	for subject := range subjects {
 		var page []Table
 		if _, err := s.get(ctx, strings.TrimPrefix(subject, prefix), &page); err != nil && !errors.Is(err, ErrNotFound) {
 			return nil, err
@@ -121,17 +113,11 @@ func (s *natsStore) addPage(ctx context.Context, key string, list []Table) error
 
 // ForgetTables implements Store.
 func (s *natsStore) ForgetTables(ctx context.Context) error {
-	prefix := "$KV." + s.bucket + "."
-	ictx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	info, err := s.stream.Info(ictx, jetstream.WithSubjectFilter(prefix+keyTables+">"))
-	if gone(err) {
-		return nil
-	}
+	prefix, subjects, err := s.keys(ctx, keyTables)
 	if err != nil {
 		return fmt.Errorf("state: list tables: %w", err)
 	}
-	for subject := range info.State.Subjects {
+	for subject := range subjects {
 		if err := s.purge(ctx, strings.TrimPrefix(subject, prefix)); err != nil {
 			return fmt.Errorf("state: forget tables: %w", err)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pgflo/flo/internal/request"
 	"github.com/pgflo/flo/internal/wire"
 )
 
@@ -82,18 +83,18 @@ func (s *Stream) read(ctx context.Context, q question) (Message, error) {
 // ask asks the leader: with AllowDirect off, which checkConfig made sure of, the client uses
 // $JS.API.STREAM.MSG.GET (NATS ADR-31 describes the direct reads that any replica answers).
 func (s *Stream) ask(ctx context.Context, q question) (Message, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
 	var raw *jetstream.RawStreamMsg
-	var err error
-	switch {
-	case q.last:
-		raw, err = s.str.GetLastMsgForSubject(ctx, q.subject)
-	case q.subject != "":
-		raw, err = s.str.GetMsg(ctx, q.seq, jetstream.WithGetMsgSubject(q.subject))
-	default:
-		raw, err = s.str.GetMsg(ctx, q.seq)
-	}
+	err := request.Again(ctx, s.js.Conn(), requestTimeout, func(ctx context.Context) (err error) {
+		switch {
+		case q.last:
+			raw, err = s.str.GetLastMsgForSubject(ctx, q.subject)
+		case q.subject != "":
+			raw, err = s.str.GetMsg(ctx, q.seq, jetstream.WithGetMsgSubject(q.subject))
+		default:
+			raw, err = s.str.GetMsg(ctx, q.seq)
+		}
+		return err
+	})
 	if err != nil {
 		return Message{}, fmt.Errorf("bus: read %s of stream %s: %w", q.what, s.name, err)
 	}

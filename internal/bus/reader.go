@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pgflo/flo/internal/request"
 )
 
 // DefaultPullMaxBytes bounds what a reader has fetched and not yet handed out.
@@ -172,22 +174,25 @@ func (r *Reader) open(ctx context.Context) error {
 		return err
 	}
 	nc := r.s.js.Conn()
-	rctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
 	r.status = nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.CLOSED)
-	c, err := r.s.js.CreateConsumer(rctx, r.s.name, jetstream.ConsumerConfig{
-		Description:       "flo",
-		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:       r.next,
-		AckPolicy:         jetstream.AckNonePolicy,
-		ReplayPolicy:      jetstream.ReplayInstantPolicy,
-		FilterSubject:     r.filter,
-		InactiveThreshold: consumerIdle,
-		Replicas:          1,
-		MemoryStorage:     true,
+	var c jetstream.Consumer
+	// One that is made twice is left to consumerIdle.
+	err := request.Again(ctx, nc, requestTimeout, func(ctx context.Context) (err error) {
+		c, err = r.s.js.CreateConsumer(ctx, r.s.name, jetstream.ConsumerConfig{
+			Description:       "flo",
+			DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
+			OptStartSeq:       r.next,
+			AckPolicy:         jetstream.AckNonePolicy,
+			ReplayPolicy:      jetstream.ReplayInstantPolicy,
+			FilterSubject:     r.filter,
+			InactiveThreshold: consumerIdle,
+			Replicas:          1,
+			MemoryStorage:     true,
+		})
+		return err
 	})
 	if err != nil {
-		return fmt.Errorf("bus: read stream %s: %w", r.s.name, r.s.failed(rctx, err))
+		return fmt.Errorf("bus: read stream %s: %w", r.s.name, r.s.failed(ctx, err))
 	}
 	r.consumer = c.CachedInfo().Name
 	msgs, stop := make(chan *nats.Msg), make(chan struct{})

@@ -25,11 +25,9 @@ func (s *Stream) StagedEndsSubject() string { return s.prefix + "staged.ends" }
 
 // Staged lists what is staged. It is all in memory at once: some hundred bytes a transaction.
 func (s *Stream) Staged(ctx context.Context) ([]StagedID, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	info, err := s.str.Info(ctx, jetstream.WithSubjectFilter(s.prefix+"staged.*.*"))
+	info, err := s.info(ctx, jetstream.WithSubjectFilter(s.prefix+"staged.*.*"))
 	if err != nil {
-		return nil, fmt.Errorf("bus: staged messages of stream %s: %w", s.name, s.failed(ctx, err))
+		return nil, fmt.Errorf("bus: staged messages of stream %s: %w", s.name, err)
 	}
 	list := make([]StagedID, 0, len(info.State.Subjects))
 	for subject := range info.State.Subjects {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pgflo/flo/internal/request"
 )
 
 // Defaults of Config.
@@ -157,9 +159,11 @@ func Open(ctx context.Context, cfg Config) (*Stream, error) {
 }
 
 func open(ctx context.Context, cfg Config) (*Stream, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	str, err := cfg.JS.Stream(ctx, StreamName(cfg.Group))
+	var str jetstream.Stream
+	err := request.Again(ctx, cfg.JS.Conn(), requestTimeout, func(ctx context.Context) (err error) {
+		str, err = cfg.JS.Stream(ctx, StreamName(cfg.Group))
+		return err
+	})
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, fmt.Errorf("%w (stream %s)", ErrNoStream, StreamName(cfg.Group))
 	}
@@ -409,9 +413,11 @@ func (s *Stream) failed(ctx context.Context, err error) error {
 }
 
 func (s *Stream) infoOnce(ctx context.Context, opts ...jetstream.StreamInfoOpt) (*jetstream.StreamInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	info, err := s.str.Info(ctx, opts...)
+	var info *jetstream.StreamInfo
+	err := request.Again(ctx, s.js.Conn(), requestTimeout, func(ctx context.Context) (err error) {
+		info, err = s.str.Info(ctx, opts...)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("bus: stream %s: %w", s.name, mapError(err))
 	}

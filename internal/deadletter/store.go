@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/request"
 )
 
 const (
@@ -68,10 +69,17 @@ func Open(js jetstream.JetStream, group, incarnation, worker string, replicas in
 	return &Store{js: js, group: group, worker: worker, replicas: max(1, replicas), prefix: "flo-dead." + group + "." + incarnation + "." + worker + "."}
 }
 
+// again makes a request that may be made twice.
+func (s *Store) again(ctx context.Context, f func(context.Context) error) error {
+	return request.Again(ctx, s.js.Conn(), requestTimeout, f)
+}
+
 func (s *Store) look(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	stream, err := s.js.Stream(ctx, StreamName(s.group))
+	var stream jetstream.Stream
+	err := s.again(ctx, func(ctx context.Context) (err error) {
+		stream, err = s.js.Stream(ctx, StreamName(s.group))
+		return err
+	})
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		s.stream = nil
 		return nil
@@ -170,9 +178,11 @@ func (s *Store) List(ctx context.Context) ([]Entry, error) {
 	if err := s.look(ctx); err != nil || s.stream == nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	info, err := s.stream.Info(ctx, jetstream.WithSubjectFilter(s.prefix+"*.*.*.0"))
+	var info *jetstream.StreamInfo
+	err := s.again(ctx, func(ctx context.Context) (err error) {
+		info, err = s.stream.Info(ctx, jetstream.WithSubjectFilter(s.prefix+"*.*.*.0"))
+		return err
+	})
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		s.stream = nil
 		return nil, nil
