@@ -123,7 +123,7 @@ var passing = []error{
 	errAgain, errResume, errReposition, errNoLabels, errAbsent, pack.ErrDiffers,
 	bus.ErrFenced, bus.ErrRolledBack, bus.ErrNoStream, bus.ErrClosed, bus.ErrUnreadable,
 	source.ErrSlotActive, source.ErrPassword, source.ErrStreamClosed, flocopy.ErrSnapshotGone, flocopy.ErrLocked,
-	state.ErrConflict, state.ErrNotFound, state.ErrLost, ErrLeaseLost,
+	state.ErrConflict, state.ErrNotFound, state.ErrLost, state.ErrUnreadable, ErrLeaseLost,
 	nats.ErrTimeout, nats.ErrNoResponders, nats.ErrConnectionClosed, nats.ErrDisconnected, nats.ErrNoServers,
 	nats.ErrConnectionReconnecting, nats.ErrConnectionDraining, nats.ErrReconnectBufExceeded, nats.ErrStaleConnection,
 	jetstream.ErrNoHeartbeat, jetstream.ErrBucketNotFound, jetstream.ErrNoStreamResponse, jetstream.ErrConsumerNotFound, jetstream.ErrConsumerDeleted, jetstream.ErrServerShutdown,

@@ -148,8 +148,15 @@ func (s *natsStore) open(ctx context.Context, mend bool) error {
 func (s *natsStore) get(ctx context.Context, key string, into any) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	began := time.Now()
 	e, err := s.ask(ctx, key)
-	if errors.Is(err, jetstream.ErrKeyNotFound) || gone(err) {
+	for errors.Is(err, jetstream.ErrKeyNotFound) {
+		if err := s.missing(ctx, key, began); err != nil {
+			return 0, err
+		}
+		e, err = s.ask(ctx, key)
+	}
+	if gone(err) {
 		return 0, fmt.Errorf("%w: %s", ErrNotFound, key)
 	}
 	if err != nil {
