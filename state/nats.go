@@ -277,14 +277,17 @@ func (s *natsStore) swap(ctx context.Context, key string, record any, rev uint64
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	answers := false // what is read, while what is written is lost
 	for first := true; ; first = false {
 		var now uint64
 		now, err = s.write(ctx, key, value, rev)
 		lost := errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
 		if lost || !first && conflict(err) {
-			if e, gerr := s.ask(ctx, key); gerr == nil && bytes.Equal(e.Value(), value) {
+			e, gerr := s.ask(ctx, key)
+			if gerr == nil && bytes.Equal(e.Value(), value) {
 				return e.Revision(), nil
 			}
+			answers = gerr == nil || errors.Is(gerr, jetstream.ErrKeyNotFound)
 		}
 		switch {
 		case lost && ctx.Err() == nil:
@@ -292,6 +295,8 @@ func (s *natsStore) swap(ctx context.Context, key string, record any, rev uint64
 			return now, nil
 		case conflict(err):
 			return 0, fmt.Errorf("%w: %s: %w", ErrConflict, key, err)
+		case answers && errors.Is(err, context.DeadlineExceeded):
+			return 0, fmt.Errorf("state: write %s: NATS answers reads, and no writes: its log says why; if its disk was full, make room and restart it: %w", key, err)
 		default:
 			return 0, fmt.Errorf("state: write %s: %w", key, err)
 		}
