@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -312,26 +313,34 @@ func (c *schemaScope) listed(s *decode.SchemaChange) {
 	}
 }
 
-// shapes reads how tables stand, for their copy.
-func (s *replication) shapes(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32]json.RawMessage, error) {
+// settled reads how tables stand, for their copy: what is published of them, and with schema changes their structure.
+func (s *replication) settled(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32]source.Table, map[uint32]json.RawMessage, error) {
 	if !s.schema.on {
-		return nil, nil
+		published, err := s.r.source.PublishedTables(ctx, conn, s.published)
+		tables := make(map[uint32]source.Table, len(published))
+		for _, t := range published {
+			tables[t.OID] = t
+		}
+		return tables, nil, err
 	}
-	shapes, err := s.r.source.Shapes(ctx, conn, oids)
+	tables, shapes, err := s.r.source.Settled(ctx, conn, s.published, oids)
+	if errors.Is(err, source.ErrUnsettled) {
+		err = fmt.Errorf("%w: %w", errAgain, err)
+	}
 	if err != nil || len(s.schema.scope.columns) == 0 {
-		return shapes, err
+		return tables, shapes, err
 	}
 	for oid, text := range shapes {
 		var c decode.SchemaChange
 		if err := json.Unmarshal(text, &c); err != nil {
-			return nil, fmt.Errorf("flo: the structure of table %d: %w", oid, err)
+			return nil, nil, fmt.Errorf("flo: the structure of table %d: %w", oid, err)
 		}
 		s.schema.scope.listed(&c)
 		if shapes[oid], err = json.Marshal(&c); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return shapes, nil
+	return tables, shapes, nil
 }
 
 // has reports whether a table belongs to the group: it does or did, or it would if it were there at a start.

@@ -283,15 +283,7 @@ func (s *replication) describeTables(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	published, err := s.r.source.PublishedTables(ctx, conn, s.published)
-	if err != nil {
-		return err
-	}
-	now := make(map[uint32]source.Table, len(published))
-	for _, t := range published {
-		now[t.OID] = t
-	}
-	shapes, err := s.shapes(ctx, conn, tableIDs(s.round))
+	now, shapes, err := s.settled(ctx, conn, tableIDs(s.round))
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -179,32 +178,83 @@ func (c Config) DDLSecret(ctx context.Context, conn *pgx.Conn) (string, error) {
 	return secret, nil
 }
 
-// Shapes gives how tables stand now: by OID, a decode.SchemaChange in JSON, with what each is a partition of. One that
-// is gone is left out.
+// ErrUnsettled says that a table was altered whenever it was described.
+var ErrUnsettled = errors.New("source: a table is altered all the time")
+
+// Settled gives how published tables stand now, all that is told of one at one moment: what is published of it, as
+// PublishedTables does, and its structure, a decode.SchemaChange in JSON, with what it is a partition of. One that is gone,
+// or that is not published, is left out of either.
 //
 // Within one query the columns are those of its snapshot, and the texts of indexes, constraints and defaults those of the
-// newest catalog (ruleutils.c reads most of them from the system caches): a column that is renamed meanwhile would have
-// two names. So the tables are described until two descriptions agree.
-func (c Config) Shapes(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32]json.RawMessage, error) {
-	before, err := c.shapes(ctx, conn, oids)
-	for range describings {
-		if err != nil {
-			return nil, err
+// newest catalog (ruleutils.c reads most of them from the system caches), as are the columns of a publication: one that is
+// renamed meanwhile would have two names, and one that is added would be made at the destination and not copied. So what is
+// published is read under the snapshot of a first structure, until a second one, read behind it, agrees.
+func (c Config) Settled(ctx context.Context, conn *pgx.Conn, publications []string, oids []uint32) (map[uint32]Table, map[uint32]json.RawMessage, error) {
+	tables, shapes := make(map[uint32]Table, len(oids)), make(map[uint32]json.RawMessage, len(oids))
+	backoff := pgsession.Backoff{Base: 5 * time.Millisecond, Cap: 200 * time.Millisecond}
+	for len(oids) > 0 {
+		published, before, err := c.atOnce(ctx, conn, publications, oids)
+		var now map[uint32]json.RawMessage
+		if err == nil {
+			now, err = c.shapes(ctx, conn, oids)
 		}
-		now, err := c.shapes(ctx, conn, oids)
-		if err != nil {
-			return nil, err
+		var altered []uint32
+		switch {
+		case err != nil && (pgsession.Transient(err) || backoff.Attempts() == describings):
+			return nil, nil, err
+		case err != nil: // a table that is dropped meanwhile is in the snapshot, and not in the caches
+			altered = oids
+		default:
+			for _, oid := range oids {
+				if !bytes.Equal(before[oid], now[oid]) {
+					altered = append(altered, oid)
+					continue
+				}
+				if t, ok := published[oid]; ok {
+					tables[oid] = t
+				}
+				if now[oid] != nil {
+					shapes[oid] = now[oid]
+				}
+			}
 		}
-		if maps.EqualFunc(before, now, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) }) {
-			return now, nil
+		if oids = altered; len(oids) == 0 {
+			break
 		}
-		before = now
+		if backoff.Attempts() == describings {
+			return nil, nil, fmt.Errorf("%w: OID %d, and %d others", ErrUnsettled, oids[0], len(oids)-1)
+		}
+		if err := backoff.Wait(ctx); err != nil {
+			return nil, nil, err
+		}
 	}
-	return before, err
+	return tables, shapes, nil
 }
 
-// describings bounds how often tables that are altered all the time are described.
-const describings = 10
+// describings bounds how often a table that is altered all the time is described.
+const describings = 50
+
+// atOnce reads what is published and the structures under one snapshot.
+func (c Config) atOnce(ctx context.Context, conn *pgx.Conn, publications []string, oids []uint32) (map[uint32]Table, map[uint32]json.RawMessage, error) {
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		return nil, nil, fmt.Errorf("source: describing the tables: %w", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	shapes, err := c.shapes(ctx, conn, oids)
+	if err != nil {
+		return nil, nil, err
+	}
+	published, err := c.PublishedTables(ctx, conn, publications)
+	if err != nil {
+		return nil, nil, err
+	}
+	tables := make(map[uint32]Table, len(published))
+	for _, t := range published {
+		tables[t.OID] = t
+	}
+	return tables, shapes, nil
+}
 
 func (c Config) shapes(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32]json.RawMessage, error) {
 	rows, err := conn.Query(ctx, "SELECT c.oid, flo.ddl_describe(c.oid)::text FROM pg_class c WHERE c.oid = ANY ($1)", oids)

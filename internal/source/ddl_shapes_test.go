@@ -4,13 +4,17 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pgflo/flo/decode"
 )
 
-// Columns that are renamed while tables are described have one name in a description, in its indexes, too.
+// Columns that are renamed, added and dropped while tables are described have one name in a description, in its indexes too,
+// and what is published is what the structure has.
 func TestATableIsDescribedAsItStoodAtOneMoment(t *testing.T) {
 	r := newDDLRig(t)
 	var oids []uint32
@@ -21,13 +25,18 @@ func TestATableIsDescribedAsItStoodAtOneMoment(t *testing.T) {
 		must(t, connect(t, r.c).QueryRow(t.Context(), fmt.Sprintf("SELECT 'public.t%d'::regclass::oid", i)).Scan(&oid))
 		oids = append(oids, oid)
 	}
+	r.db.Exec(t, "CREATE PUBLICATION p FOR ALL TABLES")
 	ctx, cancel := context.WithCancel(t.Context())
 	renaming, stopped := connect(t, r.c), make(chan struct{})
 	go func() {
 		defer close(stopped)
 		for n := 0; ctx.Err() == nil; n++ {
 			i := n % tables
-			if _, err := renaming.Exec(ctx, fmt.Sprintf("ALTER TABLE public.t%d RENAME a_%d TO a_%d", i, n/tables, n/tables+1)); err != nil && ctx.Err() == nil {
+			sql := fmt.Sprintf("ALTER TABLE public.t%[1]d RENAME a_%[2]d TO a_%[3]d; ALTER TABLE public.t%[1]d ADD b_%[2]d int DEFAULT 7", i, n/tables, n/tables+1)
+			if n >= tables {
+				sql += fmt.Sprintf("; ALTER TABLE public.t%d DROP b_%d", i, n/tables-1)
+			}
+			if _, err := renaming.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil && ctx.Err() == nil {
 				t.Error(err)
 				return
 			}
@@ -35,14 +44,24 @@ func TestATableIsDescribedAsItStoodAtOneMoment(t *testing.T) {
 	}()
 	conn, calm := connect(t, r.c), 0
 	for range 40 {
-		shapes, err := r.c.Shapes(t.Context(), conn, oids[:5])
+		published, shapes, err := r.c.Settled(t.Context(), conn, []string{"p"}, oids[:5])
 		must(t, err)
-		for _, text := range shapes {
+		for oid, text := range shapes {
 			var s decode.SchemaChange
 			must(t, json.Unmarshal(text, &s))
 			name := s.Tables[0].Columns[0].Name
 			if def := s.Tables[0].Indexes[0].Definition; !strings.Contains(def, "("+name+" ") {
 				t.Errorf("column %s, %s", name, def)
+			}
+			var sent, made []string
+			for _, col := range published[oid].Columns {
+				sent = append(sent, col.Name)
+			}
+			for _, col := range s.Tables[0].Columns {
+				made = append(made, col.Name)
+			}
+			if !slices.Equal(sent, made) {
+				t.Errorf("published are %q, the structure has %q", sent, made)
 			}
 			calm++
 		}
