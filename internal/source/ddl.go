@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -178,69 +179,82 @@ func (c Config) DDLSecret(ctx context.Context, conn *pgx.Conn) (string, error) {
 	return secret, nil
 }
 
-// ErrUnsettled says that a table was altered whenever it was described.
-var ErrUnsettled = errors.New("source: a table is altered all the time")
-
-// Settled gives how published tables stand now, all that is told of one at one moment: what is published of it, as
-// PublishedTables does, and its structure, a decode.SchemaChange in JSON, with what it is a partition of. One that is gone,
-// or that is not published, is left out of either.
-//
-// Within one query the columns are those of its snapshot, and the texts of indexes, constraints and defaults those of the
-// newest catalog (ruleutils.c reads most of them from the system caches), as are the columns of a publication: one that is
-// renamed meanwhile would have two names, and one that is added would be made at the destination and not copied. So what is
-// published is read under the snapshot of a first structure, until a second one, read behind it, agrees.
-func (c Config) Settled(ctx context.Context, conn *pgx.Conn, publications []string, oids []uint32) (map[uint32]Table, map[uint32]json.RawMessage, error) {
-	tables, shapes := make(map[uint32]Table, len(oids)), make(map[uint32]json.RawMessage, len(oids))
-	backoff := pgsession.Backoff{Base: 5 * time.Millisecond, Cap: 200 * time.Millisecond}
-	for len(oids) > 0 {
-		published, before, err := c.atOnce(ctx, conn, publications, oids)
-		var now map[uint32]json.RawMessage
-		if err == nil {
-			now, err = c.shapes(ctx, conn, oids)
-		}
-		var altered []uint32
-		switch {
-		case err != nil && (pgsession.Transient(err) || backoff.Attempts() == describings):
-			return nil, nil, err
-		case err != nil: // a table that is dropped meanwhile is in the snapshot, and not in the caches
-			altered = oids
-		default:
-			for _, oid := range oids {
-				if !bytes.Equal(before[oid], now[oid]) {
-					altered = append(altered, oid)
-					continue
-				}
-				if t, ok := published[oid]; ok {
-					tables[oid] = t
-				}
-				if now[oid] != nil {
-					shapes[oid] = now[oid]
-				}
-			}
-		}
-		if oids = altered; len(oids) == 0 {
-			break
-		}
-		if backoff.Attempts() == describings {
-			return nil, nil, fmt.Errorf("%w: OID %d, and %d others", ErrUnsettled, oids[0], len(oids)-1)
-		}
-		if err := backoff.Wait(ctx); err != nil {
-			return nil, nil, err
-		}
-	}
-	return tables, shapes, nil
+// Structure is all that is told of tables at one moment.
+type Structure struct {
+	Tables  map[uint32]Table           // what is published of each
+	Shapes  map[uint32]json.RawMessage // a decode.SchemaChange each, with what it is a partition of
+	Altered []uint32                   // those that were altered since, of which nothing else is told
 }
 
-// describings bounds how often a table that is altered all the time is described.
-const describings = 50
-
-// atOnce reads what is published and the structures under one snapshot.
-func (c Config) atOnce(ctx context.Context, conn *pgx.Conn, publications []string, oids []uint32) (map[uint32]Table, map[uint32]json.RawMessage, error) {
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
-	if err != nil {
-		return nil, nil, fmt.Errorf("source: describing the tables: %w", err)
+// StructureAt gives how published tables stood when a snapshot was exported, and still stand. One that is gone, or that is
+// not published, is left out.
+//
+// Behind the snapshot a row is decoded with the columns of its moment: a table that was altered since has rows on the way that
+// don't fit what it is now, and no schema change in between tells of what came before the snapshot.
+//
+// Within one query the columns are those of its snapshot, and the texts of indexes, constraints and defaults those of the
+// newest catalog (ruleutils.c reads most of them from the system caches), as are the columns of a publication: so the
+// structure is read again behind it.
+func (c Config) StructureAt(ctx context.Context, conn *pgx.Conn, snapshot string, publications []string, oids []uint32) (Structure, error) {
+	s := Structure{Tables: map[uint32]Table{}, Shapes: map[uint32]json.RawMessage{}}
+	tables, before, err := c.structureAt(ctx, conn, snapshot, publications, oids)
+	var now map[uint32]json.RawMessage
+	if err == nil {
+		now, err = c.shapes(ctx, conn, oids)
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx))
+	if err != nil && pgsession.SQLState(err) != "" && !pgsession.Transient(err) && len(oids) > 1 {
+		return c.structureOfEach(ctx, conn, snapshot, publications, oids)
+	}
+	if err != nil {
+		return s, err
+	}
+	for _, oid := range oids {
+		if !bytes.Equal(before[oid], now[oid]) {
+			s.Altered = append(s.Altered, oid)
+			continue
+		}
+		if t, ok := tables[oid]; ok {
+			s.Tables[oid] = t
+		}
+		if now[oid] != nil {
+			s.Shapes[oid] = now[oid]
+		}
+	}
+	return s, nil
+}
+
+// structureOfEach is StructureAt where the server could not describe a table: parts of it are in the snapshot and not in the
+// newest catalog.
+func (c Config) structureOfEach(ctx context.Context, conn *pgx.Conn, snapshot string, publications []string, oids []uint32) (Structure, error) {
+	all := Structure{Tables: map[uint32]Table{}, Shapes: map[uint32]json.RawMessage{}}
+	for _, oid := range oids {
+		one, err := c.StructureAt(ctx, conn, snapshot, publications, []uint32{oid})
+		switch {
+		case err != nil && (pgsession.SQLState(err) == "" || pgsession.Transient(err)):
+			return all, err
+		case err != nil:
+			if _, err := c.shapes(ctx, conn, []uint32{oid}); err != nil { // it can't be described as it is now either
+				return all, err
+			}
+			one.Altered = []uint32{oid}
+		}
+		maps.Copy(all.Tables, one.Tables)
+		maps.Copy(all.Shapes, one.Shapes)
+		all.Altered = append(all.Altered, one.Altered...)
+	}
+	return all, nil
+}
+
+// structureAt reads what is published and the structures under a snapshot.
+func (c Config) structureAt(ctx context.Context, conn *pgx.Conn, snapshot string, publications []string, oids []uint32) (map[uint32]Table, map[uint32]json.RawMessage, error) {
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err == nil {
+		defer tx.Rollback(context.WithoutCancel(ctx))
+		_, err = tx.Exec(ctx, "SET TRANSACTION SNAPSHOT "+pgsession.Literal(snapshot))
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("source: importing the snapshot: %w", err)
+	}
 	shapes, err := c.shapes(ctx, conn, oids)
 	if err != nil {
 		return nil, nil, err

@@ -42,11 +42,20 @@ func TestATableIsDescribedAsItStoodAtOneMoment(t *testing.T) {
 			}
 		}
 	}()
-	conn, calm := connect(t, r.c), 0
+	conn, exporting, calm, altered := connect(t, r.c), connect(t, r.c), 0, 0
 	for range 40 {
-		published, shapes, err := r.c.Settled(t.Context(), conn, []string{"p"}, oids[:5])
+		tx, err := exporting.Begin(t.Context())
 		must(t, err)
-		for oid, text := range shapes {
+		var snapshot string
+		must(t, tx.QueryRow(t.Context(), "SELECT pg_export_snapshot()").Scan(&snapshot))
+		now, err := r.c.StructureAt(t.Context(), conn, snapshot, []string{"p"}, oids[:5])
+		must(t, err)
+		must(t, tx.Rollback(t.Context()))
+		if n := len(now.Shapes) + len(now.Altered); n != 5 {
+			t.Errorf("%d of 5 tables", n)
+		}
+		altered += len(now.Altered)
+		for oid, text := range now.Shapes {
 			var s decode.SchemaChange
 			must(t, json.Unmarshal(text, &s))
 			name := s.Tables[0].Columns[0].Name
@@ -54,7 +63,7 @@ func TestATableIsDescribedAsItStoodAtOneMoment(t *testing.T) {
 				t.Errorf("column %s, %s", name, def)
 			}
 			var sent, made []string
-			for _, col := range published[oid].Columns {
+			for _, col := range now.Tables[oid].Columns {
 				sent = append(sent, col.Name)
 			}
 			for _, col := range s.Tables[0].Columns {
@@ -68,7 +77,29 @@ func TestATableIsDescribedAsItStoodAtOneMoment(t *testing.T) {
 	}
 	cancel()
 	<-stopped
-	if calm == 0 {
-		t.Error("nothing was described")
+	if calm == 0 || altered == 0 {
+		t.Errorf("%d tables were described, %d altered meanwhile", calm, altered)
+	}
+}
+
+// What came between a snapshot and the description is no part of either.
+func TestATableThatWasAlteredBehindTheSnapshotIsNotDescribed(t *testing.T) {
+	r := newDDLRig(t)
+	r.db.Exec(t, `CREATE TABLE added (a int PRIMARY KEY); CREATE TABLE gone (a int PRIMARY KEY, x int); CREATE TABLE swapped (a int PRIMARY KEY, x int);
+		CREATE TABLE dropped (a int PRIMARY KEY); CREATE INDEX i ON dropped ((a + 1)); CREATE TABLE calm (a int PRIMARY KEY); CREATE PUBLICATION p FOR ALL TABLES`)
+	conn, exporting := connect(t, r.c), connect(t, r.c)
+	tx, err := exporting.Begin(t.Context())
+	must(t, err)
+	var snapshot string
+	var oids []uint32
+	must(t, tx.QueryRow(t.Context(), `SELECT pg_export_snapshot(), ARRAY(SELECT n::regclass::oid FROM unnest('{public.added,public.gone,public.swapped,public.dropped,public.calm}'::text[]) n)`).Scan(&snapshot, &oids))
+	r.db.Exec(t, `ALTER TABLE added ADD x timestamptz DEFAULT now(); ALTER TABLE gone DROP x; ALTER TABLE swapped DROP x; ALTER TABLE swapped ADD x int; DROP TABLE dropped`)
+	now, err := r.c.StructureAt(t.Context(), conn, snapshot, []string{"p"}, oids)
+	must(t, err)
+	if !slices.Equal(now.Altered, oids[:4]) {
+		t.Errorf("altered are %d of %d", now.Altered, oids)
+	}
+	if len(now.Shapes) != 1 || now.Shapes[oids[4]] == nil || len(now.Tables) != 1 || len(now.Tables[oids[4]].Columns) != 1 {
+		t.Errorf("%d structures, %v", len(now.Shapes), now.Tables)
 	}
 }
