@@ -1,6 +1,7 @@
 package flo_test
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -8,11 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/flotest"
+	"github.com/pgflo/flo/internal/faults/ledger"
 	"github.com/pgflo/flo/rules"
 	"github.com/pgflo/flo/sink/postgres"
 )
@@ -70,6 +73,41 @@ func TestEveryGuaranteeNamesATestThatExists(t *testing.T) {
 	})
 	for name := range named {
 		t.Errorf("docs/guarantees.md names %s, which does not exist", name)
+	}
+}
+
+// grouped writes a number with a comma between thousands.
+func grouped(n int) string {
+	if n < 1000 {
+		return strconv.Itoa(n)
+	}
+	return fmt.Sprintf("%s,%03d", grouped(n/1000), n%1000)
+}
+
+func TestTheCampaignsFiguresAreTheLedgers(t *testing.T) {
+	all, err := ledger.Read("internal/faults/ledger.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := ledger.Sum(all)
+	for file, figures := range map[string][]string{
+		"README.md": {grouped(sum.Runs) + " seeded runs, " + grouped(sum.Kills+sum.Cuts) + " kills and cuts", "as of commit " + all[len(all)-1].Commit},
+		"docs/guarantees.md": {
+			grouped(sum.Runs) + " runs, seeds 1 to " + grouped(int(ledger.Next(all, 1))-1), "with " + grouped(sum.Kills) + " kills, " + grouped(sum.Cuts) + " cuts and " + grouped(sum.Restarts) + " restarts",
+			fmt.Sprintf("%.1f million rows", float64(sum.Rows)/1e6), grouped(sum.Failed) + " runs ended without a result",
+			"streamed transactions, " + grouped(int(sum.Streamed)) + " of them, and " + grouped(int(sum.Schema)) + " schema changes", "the last one " + all[len(all)-1].Commit,
+		},
+	} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page := strings.Join(strings.Fields(string(text)), " ")
+		for _, f := range figures {
+			if !strings.Contains(page, f) {
+				t.Errorf("%s does not say %q, as the ledger does", file, f)
+			}
+		}
 	}
 }
 
