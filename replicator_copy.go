@@ -43,20 +43,15 @@ func (s *replication) copyTables(ctx context.Context, done chan<- struct{}) erro
 		started = func() {} // the slot is temporary: it lives as long as its connection
 	}
 	defer free()
-	err := flocopy.Run(ctx, flocopy.Config{
-		Connect:     s.r.source.Connect,
-		Snapshot:    s.slot.Snapshot,
-		Tables:      tables,
-		Connections: s.r.cfg.copyConnections,
-		ChunkBytes:  s.target() - copyRoom,
-		Room:        copyRoom,
-		Emit:        s.emitChunk,
-		TableDone:   s.emitEnd,
-		Started:     started,
-		Progress:    s.r.status.progress,
-	})
+	var err error
+	if len(tables) > 0 {
+		err = s.copyThese(ctx, tables, started)
+	}
+	if err == nil && len(s.altered) > 0 {
+		err = errAltered
+	}
 	var rewritten *flocopy.RewrittenError
-	if errors.As(err, &rewritten) || errors.Is(err, flocopy.ErrDropped) {
+	if errors.Is(err, errAltered) || errors.As(err, &rewritten) || errors.Is(err, flocopy.ErrDropped) {
 		if perr := s.pub.Drained(ctx); perr != nil { // the tables that are whole stay so
 			return s.publisherError(perr)
 		}
@@ -68,6 +63,24 @@ func (s *replication) copyTables(ctx context.Context, done chan<- struct{}) erro
 	close(done)
 	return nil
 }
+
+func (s *replication) copyThese(ctx context.Context, tables []flocopy.Table, started func()) error {
+	return flocopy.Run(ctx, flocopy.Config{
+		Connect:     s.r.source.Connect,
+		Snapshot:    s.slot.Snapshot,
+		Tables:      tables,
+		Connections: s.r.cfg.copyConnections,
+		ChunkBytes:  s.target() - copyRoom,
+		Room:        copyRoom,
+		Emit:        s.emitChunk,
+		TableDone:   s.emitEnd,
+		Started:     started,
+		Progress:    s.r.status.progress,
+	})
+}
+
+// errAltered says that tables were altered between their snapshot and their description.
+var errAltered = errors.New("flo: tables were altered while their copy began")
 
 // copyRoom is what a chunk leaves free before its rows for the message's and the record's heads, so that
 // they become a message where they lie.

@@ -312,26 +312,31 @@ func (c *schemaScope) listed(s *decode.SchemaChange) {
 	}
 }
 
-// shapes reads how tables stand, for their copy.
-func (s *replication) shapes(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32]json.RawMessage, error) {
+// structure gives what is copied of tables and, with schema changes, how they are made.
+func (s *replication) structure(ctx context.Context, conn *pgx.Conn, oids []uint32) (source.Structure, error) {
 	if !s.schema.on {
-		return nil, nil
+		published, err := s.r.source.PublishedTables(ctx, conn, s.published)
+		tables := make(map[uint32]source.Table, len(published))
+		for _, t := range published {
+			tables[t.OID] = t
+		}
+		return source.Structure{Tables: tables}, err
 	}
-	shapes, err := s.r.source.Shapes(ctx, conn, oids)
+	now, err := s.r.source.StructureAt(ctx, conn, s.slot.Snapshot, s.published, oids)
 	if err != nil || len(s.schema.scope.columns) == 0 {
-		return shapes, err
+		return now, err
 	}
-	for oid, text := range shapes {
+	for oid, text := range now.Shapes {
 		var c decode.SchemaChange
 		if err := json.Unmarshal(text, &c); err != nil {
-			return nil, fmt.Errorf("flo: the structure of table %d: %w", oid, err)
+			return now, fmt.Errorf("flo: the structure of table %d: %w", oid, err)
 		}
 		s.schema.scope.listed(&c)
-		if shapes[oid], err = json.Marshal(&c); err != nil {
-			return nil, err
+		if now.Shapes[oid], err = json.Marshal(&c); err != nil {
+			return now, err
 		}
 	}
-	return shapes, nil
+	return now, nil
 }
 
 // has reports whether a table belongs to the group: it does or did, or it would if it were there at a start.

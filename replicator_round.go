@@ -275,37 +275,32 @@ func (s *replication) takeSnapshot(ctx context.Context) error {
 	return s.describeTables(ctx)
 }
 
-// describeTables publishes what workers have to know of the round's tables, as the catalog has them behind the
-// snapshot: a column that was added in between sends its table through another round.
+// describeTables publishes what workers have to know of the round's tables. One that was altered since the snapshot was
+// taken is left for another round.
 func (s *replication) describeTables(ctx context.Context) error {
 	conn, err := s.r.source.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	published, err := s.r.source.PublishedTables(ctx, conn, s.published)
-	if err != nil {
-		return err
-	}
-	now := make(map[uint32]source.Table, len(published))
-	for _, t := range published {
-		now[t.OID] = t
-	}
-	shapes, err := s.shapes(ctx, conn, tableIDs(s.round))
+	now, err := s.structure(ctx, conn, tableIDs(s.round))
 	if err != nil {
 		return err
 	}
 	body := room()
+	if s.altered = now.Altered; len(s.altered) > 0 {
+		s.round = slices.DeleteFunc(s.round, func(t source.Table) bool { return slices.Contains(s.altered, t.OID) })
+	}
 	for i := range s.round {
-		if t, ok := now[s.round[i].OID]; ok {
+		if t, ok := now.Tables[s.round[i].OID]; ok {
 			s.round[i] = t
 		}
 		// Of one that is gone nobody knows the structure, to which a destination would have to be brought. The workers wait: its
 		// copy fails, and the next round leaves it out.
-		if _, there := shapes[s.round[i].OID]; s.schema.on && !there {
+		if _, there := now.Shapes[s.round[i].OID]; s.schema.on && !there {
 			continue
 		}
-		if body, err = s.appendCopyBegin(ctx, conn, body, &s.round[i], shapes[s.round[i].OID], s.slot.Point); err != nil {
+		if body, err = s.appendCopyBegin(ctx, conn, body, &s.round[i], now.Shapes[s.round[i].OID], s.slot.Point); err != nil {
 			return err
 		}
 		if len(body) > s.target() {

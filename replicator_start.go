@@ -61,6 +61,7 @@ type replication struct {
 	// lineageSeq is the message that says the same, 0 if this session wrote none.
 	lineageSeq uint64
 	round      []source.Table  // those that this session copies
+	altered    []uint32        // those that it leaves for another round
 	slot       *source.NewSlot // holds the snapshot until the copy has imported it
 	made       bool            // this session made the group's slot
 	lineages   lineages

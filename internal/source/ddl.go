@@ -179,32 +179,96 @@ func (c Config) DDLSecret(ctx context.Context, conn *pgx.Conn) (string, error) {
 	return secret, nil
 }
 
-// Shapes gives how tables stand now: by OID, a decode.SchemaChange in JSON, with what each is a partition of. One that
-// is gone is left out.
-//
-// Within one query the columns are those of its snapshot, and the texts of indexes, constraints and defaults those of the
-// newest catalog (ruleutils.c reads most of them from the system caches): a column that is renamed meanwhile would have
-// two names. So the tables are described until two descriptions agree.
-func (c Config) Shapes(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32]json.RawMessage, error) {
-	before, err := c.shapes(ctx, conn, oids)
-	for range describings {
-		if err != nil {
-			return nil, err
-		}
-		now, err := c.shapes(ctx, conn, oids)
-		if err != nil {
-			return nil, err
-		}
-		if maps.EqualFunc(before, now, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) }) {
-			return now, nil
-		}
-		before = now
-	}
-	return before, err
+// Structure is all that is told of tables at one moment.
+type Structure struct {
+	Tables  map[uint32]Table           // what is published of each
+	Shapes  map[uint32]json.RawMessage // a decode.SchemaChange each, with what it is a partition of
+	Altered []uint32                   // those that were altered since, of which nothing else is told
 }
 
-// describings bounds how often tables that are altered all the time are described.
-const describings = 10
+// StructureAt gives how published tables stood when a snapshot was exported, and still stand. One that is gone, or that is
+// not published, is left out.
+//
+// Behind the snapshot a row is decoded with the columns of its moment: a table that was altered since has rows on the way that
+// don't fit what it is now, and no schema change in between tells of what came before the snapshot.
+//
+// Within one query the columns are those of its snapshot, and the texts of indexes, constraints and defaults those of the
+// newest catalog (ruleutils.c reads most of them from the system caches), as are the columns of a publication: so the
+// structure is read again behind it.
+func (c Config) StructureAt(ctx context.Context, conn *pgx.Conn, snapshot string, publications []string, oids []uint32) (Structure, error) {
+	s := Structure{Tables: map[uint32]Table{}, Shapes: map[uint32]json.RawMessage{}}
+	tables, before, err := c.structureAt(ctx, conn, snapshot, publications, oids)
+	var now map[uint32]json.RawMessage
+	if err == nil {
+		now, err = c.shapes(ctx, conn, oids)
+	}
+	if err != nil && pgsession.SQLState(err) != "" && !pgsession.Transient(err) && len(oids) > 1 {
+		return c.structureOfEach(ctx, conn, snapshot, publications, oids)
+	}
+	if err != nil {
+		return s, err
+	}
+	for _, oid := range oids {
+		if !bytes.Equal(before[oid], now[oid]) {
+			s.Altered = append(s.Altered, oid)
+			continue
+		}
+		if t, ok := tables[oid]; ok {
+			s.Tables[oid] = t
+		}
+		if now[oid] != nil {
+			s.Shapes[oid] = now[oid]
+		}
+	}
+	return s, nil
+}
+
+// structureOfEach is StructureAt where the server could not describe a table: parts of it are in the snapshot and not in the
+// newest catalog.
+func (c Config) structureOfEach(ctx context.Context, conn *pgx.Conn, snapshot string, publications []string, oids []uint32) (Structure, error) {
+	all := Structure{Tables: map[uint32]Table{}, Shapes: map[uint32]json.RawMessage{}}
+	for _, oid := range oids {
+		one, err := c.StructureAt(ctx, conn, snapshot, publications, []uint32{oid})
+		switch {
+		case err != nil && (pgsession.SQLState(err) == "" || pgsession.Transient(err)):
+			return all, err
+		case err != nil:
+			if _, err := c.shapes(ctx, conn, []uint32{oid}); err != nil { // it can't be described as it is now either
+				return all, err
+			}
+			one.Altered = []uint32{oid}
+		}
+		maps.Copy(all.Tables, one.Tables)
+		maps.Copy(all.Shapes, one.Shapes)
+		all.Altered = append(all.Altered, one.Altered...)
+	}
+	return all, nil
+}
+
+// structureAt reads what is published and the structures under a snapshot.
+func (c Config) structureAt(ctx context.Context, conn *pgx.Conn, snapshot string, publications []string, oids []uint32) (map[uint32]Table, map[uint32]json.RawMessage, error) {
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err == nil {
+		defer tx.Rollback(context.WithoutCancel(ctx))
+		_, err = tx.Exec(ctx, "SET TRANSACTION SNAPSHOT "+pgsession.Literal(snapshot))
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("source: importing the snapshot: %w", err)
+	}
+	shapes, err := c.shapes(ctx, conn, oids)
+	if err != nil {
+		return nil, nil, err
+	}
+	published, err := c.PublishedTables(ctx, conn, publications)
+	if err != nil {
+		return nil, nil, err
+	}
+	tables := make(map[uint32]Table, len(published))
+	for _, t := range published {
+		tables[t.OID] = t
+	}
+	return tables, shapes, nil
+}
 
 func (c Config) shapes(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32]json.RawMessage, error) {
 	rows, err := conn.Query(ctx, "SELECT c.oid, flo.ddl_describe(c.oid)::text FROM pg_class c WHERE c.oid = ANY ($1)", oids)

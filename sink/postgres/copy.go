@@ -20,7 +20,8 @@ import (
 // Locks: a chunk holds its rows in checkpoints and copies FOR KEY SHARE, so that neither a takeover nor
 // another attempt, which want them FOR UPDATE, gets between its check and its commit.
 
-// BeginTable makes a destination table ready for a copy attempt. The same attempt again changes nothing.
+// BeginTable makes a destination table ready for a copy attempt. The same attempt again, by number and point, changes nothing:
+// behind a NATS that was rolled back another one may have the number.
 // A new one empties the table of what flo has written, unless another source table of the same attempt,
 // routed into the same table, has done so, or only rows of others that still count stand in it; where such
 // rows stand among those of this source it is a *sink.TogetherError. Rows that flo has not written are
@@ -101,14 +102,14 @@ func (s *Sink) beginTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start
 		kept[i] = number(oid)
 	}
 	rows, err := query(ctx, pg, `SELECT source::text,
-			source = $3::oid AND incarnation = $4 AND attempt = $5::bigint,
-			incarnation = $4 AND attempt = $5::bigint,
+			source = $3::oid AND incarnation = $4 AND attempt = $5::bigint AND point = $11::pg_lsn,
+			incarnation = $4 AND attempt = $5::bigint AND point = $11::pg_lsn,
 			incarnation = $4 AND attempt >= $8::bigint AND source = ANY ($9::oid[]),
 			dest_schema = $6 AND dest_table = $7 OR dest_oid = $10::oid
 		FROM `+s.books.copies+` WHERE group_name = $1 AND worker = $2 AND (source = $3::oid OR dest_schema = $6 AND dest_table = $7 OR dest_oid = $10::oid)
 		FOR UPDATE`,
 		st.Group, st.Worker, number(t.Source), st.Incarnation, number(t.Attempt), dest.name.Schema, dest.name.Name,
-		number(t.Base), "{"+strings.Join(kept, ",")+"}", dest.oid)
+		number(t.Base), "{"+strings.Join(kept, ",")+"}", dest.oid, t.Point.String())
 	if err != nil {
 		return err
 	}

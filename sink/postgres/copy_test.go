@@ -96,6 +96,23 @@ func TestChunksInParallelEachOnce(t *testing.T) {
 	}
 }
 
+// A stream that was rolled back gives an attempt's number again: its point tells.
+func TestAnAttemptOfTheSameNumberLeavesNothingOfTheFormer(t *testing.T) {
+	r := newRig(t, copyDDL)
+	first := copyTable(copyRel(), 1)
+	second := first
+	second.Point += 8
+	r.begin(first)
+	r.chunk(chunk(first, 0, 0, 10))
+	r.begin(second)
+	r.want("SELECT * FROM t")
+	r.chunk(chunk(second, 0, 0, 15))
+	if err := r.end(second, 1, 15); err != nil {
+		t.Fatal(err)
+	}
+	r.want("SELECT count(*) FROM t", is("15"))
+}
+
 func TestNewAttemptLeavesNothingOfTheFormer(t *testing.T) {
 	r := newRig(t, copyDDL)
 	first, second := copyTable(copyRel(), 1), copyTable(copyRel(), 2)
