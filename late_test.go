@@ -111,7 +111,7 @@ func TestALateWorkerStartsAtTheBoundaryOfATransactionThatIsOpenInTheStream(t *te
 		t.Fatal(err)
 	}
 	p.src.Exec(t, `INSERT INTO t SELECT i, repeat(md5(i::text), 40) FROM generate_series(1, 20000) i`) // 25 MB
-	wantStop(t, p.launch(ctx, flo.WithStreamMaxBytes(16<<20), flo.WithSink(p.sink())).ends(ctx), flo.ErrTransactionTooLarge)
+	wantStop(t, p.launch(ctx, flo.WithStreamMaxBytes(16<<20), flo.WithSink(p.sink())).ends(ctx), flo.ErrTransactionTooLarge, "raise WithStreamMaxBytes")
 	late := flotest.Postgres(t)
 	late.Exec(t, smallTable)
 	_, w := p.lateWorker(ctx, late)

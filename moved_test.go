@@ -46,7 +46,7 @@ func TestTablesThatSwapTheirNamesDoNotMixTheirRows(t *testing.T) {
 		return p.dst.QueryString(t, `SELECT (SELECT count(*) FROM t) || ' ' || (SELECT count(*) FROM u)`) == "10 20"
 	})
 	p.src.Exec(t, `BEGIN; ALTER TABLE t RENAME TO x; ALTER TABLE u RENAME TO t; ALTER TABLE x RENAME TO u; UPDATE u SET v = 'of t, changed' WHERE id = 5; COMMIT`)
-	wantStop(t, r.ends(ctx), postgres.ErrMoved)
+	wantStop(t, r.ends(ctx), postgres.ErrMoved, "rename that one there", "WithResync")
 	p.dst.Exec(t, `ALTER TABLE t RENAME TO x; ALTER TABLE u RENAME TO t; ALTER TABLE x RENAME TO u`)
 	p.start(ctx, flo.WithSink(p.sink()))
 	p.catchUp(ctx)

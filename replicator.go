@@ -24,10 +24,11 @@ type Replicator struct {
 	running atomic.Bool
 	status  replicatorStatus
 	// claimant takes the lease, one session after the other.
-	claimant *state.Claimant
-	settle   atomic.Int64    // rises with each call of Settle
-	last     context.Context // ends when a stop has to be over; of this Run
-	afresh   atomic.Bool     // the next session begins another attempt, whatever the stream says
+	claimant   *state.Claimant
+	settle     atomic.Int64    // rises with each call of Settle
+	last       context.Context // ends when a stop has to be over; of this Run
+	distrusted atomic.Bool     // a slot was given up for what the source had forgotten while it made it
+	afresh     atomic.Bool     // the next session begins another attempt, whatever the stream says
 	// unanchored: the server could not decode the stream's last transaction again, so that it isn't asked for.
 	unanchored atomic.Bool
 	settled    atomic.Int64 // the calls that were seen to

@@ -171,7 +171,9 @@ func (st *streaming) message(ctx context.Context, frame []byte, staged bool) ([]
 			return nil, err
 		}
 		if genuine {
-			if change = st.readSchema(frame[behind+decode.SchemaSecretLen:]); change != nil && !staged {
+			change = st.readSchema(frame[behind+decode.SchemaSecretLen:])
+			st.tells(change)
+			if change != nil && !staged {
 				if err := st.aside(func() error { return st.rememberShapes(ctx, change.Tables) }); err != nil {
 					return nil, err
 				}

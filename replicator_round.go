@@ -287,7 +287,6 @@ func (s *replication) describeTables(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	body := room()
 	if s.altered = now.Altered; len(s.altered) > 0 {
 		s.round = slices.DeleteFunc(s.round, func(t source.Table) bool { return slices.Contains(s.altered, t.OID) })
 	}
@@ -295,6 +294,12 @@ func (s *replication) describeTables(ctx context.Context) error {
 		if t, ok := now.Tables[s.round[i].OID]; ok {
 			s.round[i] = t
 		}
+	}
+	if err := s.copies(s.round); err != nil {
+		return err
+	}
+	body := room()
+	for i := range s.round {
 		// Of one that is gone nobody knows the structure, to which a destination would have to be brought. The workers wait: its
 		// copy fails, and the next round leaves it out.
 		if _, there := now.Shapes[s.round[i].OID]; s.schema.on && !there {

@@ -60,8 +60,9 @@ type replication struct {
 	lineage   lineage
 	// lineageSeq is the message that says the same, 0 if this session wrote none.
 	lineageSeq uint64
-	round      []source.Table  // those that this session copies
-	altered    []uint32        // those that it leaves for another round
+	round      []source.Table // those that this session copies
+	altered    []uint32       // those that it leaves for another round
+	trust      slotTrust
 	slot       *source.NewSlot // holds the snapshot until the copy has imported it
 	made       bool            // this session made the group's slot
 	lineages   lineages

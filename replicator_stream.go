@@ -343,6 +343,9 @@ func (st *streaming) relation(ctx context.Context, data []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := st.meets(rel); err != nil {
+		return err
+	}
 	frame := append([]byte(nil), data...)
 	var records []byte
 	err = st.asOf(ctx, st.packer.XID(), func() error {

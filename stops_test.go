@@ -63,6 +63,24 @@ func TestASlotMadeAgainByHandStops(t *testing.T) {
 	}
 }
 
+func TestASlotMovedByHandStops(t *testing.T) {
+	long(t)
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	copied(t, ctx, p)
+	p.src.Exec(t, `INSERT INTO t VALUES (1000, 'lost')`)
+	p.src.Exec(t, `SELECT pg_replication_slot_advance('`+p.slot()+`', pg_current_wal_flush_lsn())`)
+	p.src.Exec(t, `INSERT INTO t VALUES (1001, 'not lost')`)
+	for range 2 {
+		err := p.launch(ctx, flo.WithSink(p.sink())).ends(ctx)
+		wantStop(t, err, flo.ErrGap, p.slot(), "the slot was moved", "WithResync")
+	}
+	if n := p.dst.QueryString(t, `SELECT count(*) FROM t`); n != "100" {
+		t.Errorf("the destination has %s rows, want the 100 it had", n)
+	}
+}
+
 func TestASlotOfAnotherPluginStops(t *testing.T) {
 	long(t)
 	ctx := testContext(t)
@@ -234,7 +252,7 @@ func TestAStreamDeletedWhileDownStopsAndAFreshCopyMendsIt(t *testing.T) {
 	}
 	for range 2 {
 		err := p.launch(ctx, flo.WithSink(p.sink())).ends(ctx)
-		wantStop(t, err, flo.ErrStreamLost) // by the replicator or the worker, whoever sees it first
+		wantStop(t, err, flo.ErrStreamLost, "the stream was deleted", "WithResync") // by the replicator or the worker, whoever sees it first
 	}
 	if err := p.f.Drop(ctx); err != nil {
 		t.Fatal(err)
@@ -260,7 +278,7 @@ func TestAStreamDeletedWhileRunningStops(t *testing.T) {
 	if err := p.jetStream().DeleteStream(ctx, streamName); err != nil {
 		t.Fatal(err)
 	}
-	wantStop(t, r.ends(within(t, ctx, 30*time.Second)), flo.ErrStreamLost)
+	wantStop(t, r.ends(within(t, ctx, 30*time.Second)), flo.ErrStreamLost, "the stream was deleted", "WithResync")
 }
 
 func TestAStreamDeletedUnderALoneReplicatorStops(t *testing.T) {
@@ -274,7 +292,7 @@ func TestAStreamDeletedUnderALoneReplicatorStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.src.Exec(t, `INSERT INTO t VALUES (1, 'x')`)
-	wantStop(t, r.ends(within(t, ctx, 30*time.Second)), flo.ErrStreamLost)
+	wantStop(t, r.ends(within(t, ctx, 30*time.Second)), flo.ErrStreamLost, "the stream was deleted", "WithResync")
 }
 
 func TestAStateBucketDeletedWhileRunningStops(t *testing.T) {
@@ -288,7 +306,7 @@ func TestAStateBucketDeletedWhileRunningStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.src.Exec(t, `INSERT INTO t VALUES (1, 'x')`)
-	wantStop(t, r.ends(within(t, ctx, 30*time.Second)), flo.ErrStreamLost)
+	wantStop(t, r.ends(within(t, ctx, 30*time.Second)), flo.ErrStreamLost, "bucket", "WithResync")
 	p.equal(ctx)
 }
 

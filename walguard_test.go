@@ -78,7 +78,7 @@ func TestASlotThatKeepsTooMuchWALStopsRunAndTheNextStartDrainsIt(t *testing.T) {
 	eventually(t, ctx, "the slot is seen", func() bool { return p.f.Status().Replicator.WALKept > walLimit })
 	r.running()
 	p.tooMuch()
-	wantStop(t, r.ends(ctx), flo.ErrWALLimit)
+	wantStop(t, r.ends(ctx), flo.ErrWALLimit, p.slot(), "16777216", "Start again", "Drop")
 	nats.start()
 	p.start(ctx, flo.WithWALLimit(walLimit, flo.StopOnWAL), flo.WithReplayWindow(0), flo.WithSink(p.sink()))
 	p.catchUp(ctx)

@@ -31,12 +31,10 @@ func TestCampaign(t *testing.T) {
 	}
 	all, err := ledger.Read(*ledgerPath)
 	must(t, err)
-	next := ledger.Next(all)
-	if *seedFlag != 0 {
-		next = *seedFlag
-	}
+	next := ledger.Next(all, max(*seedFlag, 1))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second interrupt ends the process
 	ctx, cancel := context.WithTimeout(ctx, *campaign)
 	defer cancel()
 	var mu sync.Mutex
@@ -45,7 +43,7 @@ func TestCampaign(t *testing.T) {
 		for ctx.Err() == nil {
 			mu.Lock()
 			seed := next
-			next++
+			next = ledger.Next(all, next+1)
 			mu.Unlock()
 			began := time.Now()
 			done, ok := l.seeded(t, seed)
@@ -54,7 +52,7 @@ func TestCampaign(t *testing.T) {
 				Kills: done.Kills, Cuts: done.Cuts, Restarts: done.Restarts, Rows: done.Rows, Commits: done.Changes, Streamed: done.Streamed, Schema: done.Schema, Result: ledger.OK,
 			}
 			if !ok {
-				e.Result = "failed"
+				e.Result, e.Reason = ledger.Failed, done.Reason
 			}
 			mu.Lock()
 			if err := ledger.Append(*ledgerPath, e); err != nil {
@@ -62,7 +60,7 @@ func TestCampaign(t *testing.T) {
 				cancel()
 			}
 			all = append(all, e)
-			fmt.Fprintf(os.Stderr, "%s seed %d: %s; %s\n", time.Now().Format("15:04:05"), seed, e.Result, ledger.Sum(all))
+			fmt.Fprintf(os.Stderr, "%s seed %d: %s %s; %s\n", time.Now().Format("15:04:05"), seed, e.Result, e.Reason, ledger.Sum(all))
 			mu.Unlock()
 		}
 	}

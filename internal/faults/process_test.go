@@ -44,6 +44,10 @@ func startProcess(exe, role, crash string, cfg *childConfig, log io.Writer, ende
 	cmd := exec.Command(exe)
 	cmd.Env = append(os.Environ(), envRole+"="+role, crashpoint.Env+"="+crash)
 	cmd.Stderr = log
+	// An interrupt at the terminal goes to the whole process group, and is for the campaign, not for a run under way.
+	// When this process ends the child reads the end of its standard input; one that is stopped then is in an orphaned
+	// group, and the kernel ends it by SIGHUP (POSIX, _exit).
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err

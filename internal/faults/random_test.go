@@ -87,7 +87,8 @@ type tally struct {
 	Kills, Cuts, Restarts int
 	Rows                  int64
 	Changes               int64
-	Streamed, Schema      int64 // transactions that were streamed before their end, as far as the source still counts them; schema changes
+	Streamed, Schema      int64  // transactions that were streamed before their end, as far as the source still counts them; schema changes
+	Reason                string // the first failure
 }
 
 // randomRun is a plan being carried out.
@@ -109,11 +110,24 @@ type randomRun struct {
 // runLimit bounds a run on a busy machine; a usual one takes some seconds.
 const runLimit = 4 * time.Minute
 
-// run carries a plan out, and compares.
-func (l *lane) run(t testing.TB, p *plan) tally {
+// run carries a plan out, and compares. done gets what it did, also where it fails.
+func (l *lane) run(t testing.TB, p *plan, done *tally) {
 	t.Helper()
 	source := l.source.NewDB(t)
-	r := &randomRun{rig: newRig(t, runLimit, source.URL, l.dest.NewDB(t).URL), lane: l, plan: p, urls: map[string]string{}}
+	noted := &firstFailure{TB: t}
+	t = noted
+	var r *randomRun
+	t.Cleanup(func() { // the last one: nobody counts any more
+		if r == nil {
+			return
+		}
+		if r.load != nil {
+			r.tally.Changes, r.tally.Schema = r.load.commits.Load(), r.load.altered.Load()
+		}
+		*done = r.tally
+		done.Reason = noted.reason(context.Cause(r.ctx))
+	})
+	r = &randomRun{rig: newRig(t, runLimit, source.URL, l.dest.NewDB(t).URL), lane: l, plan: p, urls: map[string]string{}}
 	r.group, r.rig.exe = groupOf(source.Name), l.exe
 	t.Cleanup(r.holds.Wait)
 	r.logf("%s", p)
@@ -132,7 +146,6 @@ func (l *lane) run(t testing.TB, p *plan) tally {
 		r.meet(i, f)
 	}
 	r.finish()
-	return r.tally
 }
 
 // start makes databases, NATS and links.

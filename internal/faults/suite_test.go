@@ -30,7 +30,7 @@ func (l *lane) seeded(t *testing.T, seed uint64) (done tally, ok bool) {
 	p := newPlan(seed).less(kindsOf(*without), *few)
 	ok = t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 		t.Logf("again: %s", repeat(seed, kindsOf(*without), *few))
-		done = l.run(t, p)
+		l.run(t, p, &done)
 	})
 	if !ok && *shrink > 0 {
 		l.smaller(t, p)
@@ -49,7 +49,7 @@ func (l *lane) smaller(t *testing.T, p *plan) {
 				return false
 			}
 			q := newPlan(p.seed).less(without, few)
-			if !t.Run(fmt.Sprintf("seed=%d/without=%v/faults=%d/try=%d", p.seed, without, few, try), func(t *testing.T) { l.run(t, q) }) {
+			if !t.Run(fmt.Sprintf("seed=%d/without=%v/faults=%d/try=%d", p.seed, without, few, try), func(t *testing.T) { l.run(t, q, new(tally)) }) {
 				return true
 			}
 		}

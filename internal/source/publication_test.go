@@ -239,8 +239,12 @@ func TestAllTables(t *testing.T) {
 
 func TestHostileNamesStream(t *testing.T) {
 	db := flotest.Postgres(t)
-	hostile := []string{`"; DROP TABLE x; --`, "a.b", "UPPER", strings.Repeat("ü", 31), "it's", `back\slash`, "*"}
+	hostile := []string{`"; DROP TABLE x; --`, "a.b", "UPPER", strings.Repeat("ü", 31), "it's", `back\slash`, "*",
+		strings.Repeat("ü", 31) + `"`, strings.Repeat("x", names.MaxLength)} // of 63 bytes: as long as a name can be
 	for _, name := range hostile {
+		if len(name) > names.MaxLength {
+			t.Fatalf("PostgreSQL would cut %q off", name)
+		}
 		db.Exec(t, "CREATE TABLE "+names.Quote(name)+" (id int PRIMARY KEY)")
 	}
 	c := config(t, db.URL)

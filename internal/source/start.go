@@ -215,7 +215,7 @@ func checkSlot(ctx context.Context, conn *pgconn.PgConn, sc StreamConfig, system
 func (c Config) explain(ctx context.Context, slot string, err error) error {
 	switch pgsession.SQLState(err) {
 	case sqlUndefined:
-		return fmt.Errorf("source: %w: %q: %w", ErrSlotMissing, slot, err)
+		return fmt.Errorf("source: %w: %q no longer exists, and changes may be missing: copy afresh (WithResync and a new token, or Drop): %w", ErrSlotMissing, slot, err)
 	case sqlInUse, sqlUndefinedFile, sqlPrerequisite:
 	default:
 		return err

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -275,11 +277,17 @@ func TestKilledCopySessionsLoseAndRepeatNothing(t *testing.T) {
 	table := copyTable(copyRel(), 1)
 	r.begin(table)
 	const chunks = 60
+	ended := 0               // sessions
+	var failed atomic.Uint64 // writes that one was ended within, or before
 	var g errgroup.Group
 	g.SetLimit(2)
 	for i := range chunks {
 		if rnd.IntN(3) == 0 {
-			r.db.Exec(t, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'flo g/w'`)
+			n, err := strconv.Atoi(r.db.QueryString(t, `SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'flo g/w'`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended += n
 		}
 		g.Go(func() error {
 			ctx := testContext(t)
@@ -288,11 +296,16 @@ func TestKilledCopySessionsLoseAndRepeatNothing(t *testing.T) {
 				if err == nil || sink.IsPermanent(err) || ctx.Err() != nil {
 					return err
 				}
+				failed.Add(1)
 			}
 		})
 	}
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
+	}
+	t.Logf("%d sessions were ended, %d writes failed", ended, failed.Load())
+	if ended == 0 || failed.Load() == 0 {
+		t.Error("no session was ended while it was written to")
 	}
 	if err := r.end(table, chunks, chunks*200); err != nil {
 		t.Fatal(err)

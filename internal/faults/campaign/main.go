@@ -3,8 +3,9 @@
 //	go run ./internal/faults/campaign -for 30m
 //	go run ./internal/faults/campaign -summary
 //
-// Seeds go up from the highest in the ledger, so an interrupted campaign (Ctrl-C ends it behind the runs that are under
-// way) is taken up again by the same command. Call it from the module's root.
+// It takes the lowest seeds that the ledger hasn't got. Ctrl-C ends it behind the runs that are under way, with status 0 if
+// none failed (go run itself says 1 after any interrupt); a second one ends it at once, with status 1, and those runs are not
+// recorded. The same command takes it up again. Call it from the module's root.
 package main
 
 import (
@@ -38,7 +39,8 @@ func main() {
 	}
 }
 
-// run builds the suite with crash points, and lets it work. An interrupt at the terminal reaches the suite by itself.
+// run builds the suite with crash points, and lets it work. An interrupt at the terminal reaches the suite by itself, which
+// decides what it means.
 func run(length time.Duration, path string, lanes int, verbose bool) error {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -85,7 +87,7 @@ func sum(path string) error {
 	}
 	for _, e := range all {
 		if e.Result != ledger.OK {
-			fmt.Printf("seed %d at %s: %s\n", e.Seed, e.Commit, e.Result)
+			fmt.Printf("seed %d at %s: %s %s\n", e.Seed, e.Commit, e.Result, e.Reason)
 		}
 	}
 	fmt.Println(ledger.Sum(all))

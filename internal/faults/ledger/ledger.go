@@ -10,10 +10,14 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 )
 
 // OK is the result of a run without a difference and without an error.
 const OK = "ok"
+
+// Failed is the result of any other run. It has what the run did until then.
+const Failed = "failed"
 
 // Entry is one run.
 type Entry struct {
@@ -27,7 +31,8 @@ type Entry struct {
 	Commits  int64   `json:"commits"`            // transactions written while the faults happened
 	Streamed int64   `json:"streamed,omitempty"` // of them, sent before their ends
 	Schema   int64   `json:"ddl,omitempty"`      // schema changes among them
-	Result   string  `json:"result"`             // OK, or what was wrong
+	Result   string  `json:"result"`             // OK, Failed, or in old entries what was wrong
+	Reason   string  `json:"reason,omitempty"`   // of a run that failed, the first lines of what it failed with
 }
 
 // Read gives a ledger's entries; of a file that isn't there, none. A last line that an interrupt tore is left out.
@@ -71,13 +76,13 @@ func Append(path string, e Entry) error {
 	return errors.Join(err, f.Close())
 }
 
-// Next is the seed that follows the highest in a ledger.
-func Next(all []Entry) uint64 {
-	next := uint64(1)
-	for _, e := range all {
-		next = max(next, e.Seed+1)
+// Next is the lowest seed from a first one on that a ledger hasn't got: with several runs at a time an interrupt may
+// leave a gap.
+func Next(all []Entry, first uint64) uint64 {
+	for slices.ContainsFunc(all, func(e Entry) bool { return e.Seed == first }) {
+		first++
 	}
-	return next
+	return first
 }
 
 // Totals of some runs.

@@ -10,7 +10,7 @@ import (
 
 func TestLedgerGoesOnAfterAnInterrupt(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ledger.jsonl")
-	if all, err := ledger.Read(path); err != nil || len(all) != 0 || ledger.Next(all) != 1 {
+	if all, err := ledger.Read(path); err != nil || len(all) != 0 || ledger.Next(all, 1) != 1 {
 		t.Fatal(all, err)
 	}
 	for i, result := range []string{ledger.OK, "a difference"} {
@@ -30,8 +30,11 @@ func TestLedgerGoesOnAfterAnInterrupt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if next := ledger.Next(all); next != 42 {
+	if next := ledger.Next(all, 40); next != 42 {
 		t.Errorf("the next seed is %d", next)
+	}
+	if next := ledger.Next(all, 39); next != 39 {
+		t.Errorf("the next seed is %d, and not the one that an interrupt left out", next)
 	}
 	if s := ledger.Sum(all); s.Runs != 2 || s.Failed != 1 || s.Kills != 6 || s.Cuts != 8 {
 		t.Error(s)

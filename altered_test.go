@@ -1,0 +1,46 @@
+package flo_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/pgflo/flo"
+)
+
+// Tables are altered while the source makes the slot and their copy begins. A destination that flo makes has what the
+// source has in the end: the source's values of defaults, and nothing of a column that came and went.
+func TestTablesAlteredWhileTheirCopyBegins(t *testing.T) {
+	long(t)
+	parallel(t)
+	const tables = 12
+	for name, alter := range map[string]string{
+		"added": `ALTER TABLE t%[1]d ADD COLUMN at timestamptz DEFAULT clock_timestamp(); INSERT INTO t%[1]d VALUES (100, 'between');
+			ALTER TABLE f%[1]d ADD COLUMN at timestamptz DEFAULT now(); UPDATE f%[1]d SET v = 'updated' WHERE id < 5; DELETE FROM f%[1]d WHERE id > 18`,
+		"added and dropped": `ALTER TABLE t%[1]d ADD COLUMN x int DEFAULT 7; INSERT INTO t%[1]d VALUES (100, 'between', 8);
+			ALTER TABLE t%[1]d DROP COLUMN x; INSERT INTO t%[1]d VALUES (101, 'behind')`,
+		"renamed": `INSERT INTO t%[1]d VALUES (100, 'before'); ALTER TABLE t%[1]d RENAME v TO w; INSERT INTO t%[1]d VALUES (101, 'behind');
+			ALTER TABLE t%[1]d ALTER w TYPE varchar(20); UPDATE t%[1]d SET w = w || '.' WHERE id < 5`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := testContext(t)
+			p := newPipeline(t)
+			for i := range tables {
+				p.src.Exec(t, fmt.Sprintf(`CREATE TABLE t%[1]d (id int PRIMARY KEY, v text); INSERT INTO t%[1]d SELECT i, 'x' FROM generate_series(1, 20) i;
+					CREATE TABLE f%[1]d (id int, v text); ALTER TABLE f%[1]d REPLICA IDENTITY FULL; INSERT INTO f%[1]d SELECT i, 'x' FROM generate_series(1, 20) i`, i))
+			}
+			r := p.launch(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+			eventually(t, ctx, "the slot is being made", func() bool {
+				r.running()
+				return p.src.QueryString(t, `SELECT count(*) FROM pg_replication_slots WHERE slot_name = '`+p.slot()+`'`) == "1"
+			})
+			for i := range tables {
+				for sql := range strings.SplitSeq(fmt.Sprintf(alter, i), ";") { // a transaction each
+					p.src.Exec(t, sql)
+				}
+			}
+			p.catchUp(ctx)
+			p.equal(ctx)
+		})
+	}
+}
