@@ -10,6 +10,7 @@ import (
 
 // While the group's NATS server is away another one may be given its address, in which the group has never been.
 func TestAnEmptyNATSAtTheSameAddressIsNotALostStream(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)

@@ -157,6 +157,7 @@ func TestALateWorkerWhoseSinkLostItsCheckpointDoesNotSkipWhatCameSince(t *testin
 }
 
 func TestAnIdleWorkerIsReportedUntilItIsRemoved(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)

@@ -15,6 +15,7 @@ import (
 // No message is sent again because the sink is slow: the consumers ask for no acknowledgement, so that no wait for one can
 // run out, and one that the server removed meanwhile, because nobody asked it for more, is followed by another one at the same place.
 func TestASinkSlowerThanAnyAckWaitGetsNothingTwice(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -96,6 +97,7 @@ func TestANullInAnIdentityFindsItsRow(t *testing.T) {
 // A destination that can't serialize a transaction with others takes it later: a constraint there says so twice of copied
 // rows, and then twice of streamed ones. The table without a key shows what would come twice.
 func TestASerializationFailureAtTheDestinationIsTriedAgain(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, keylessTable)

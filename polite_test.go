@@ -221,6 +221,7 @@ func TestChangesThatFillTheStreamDuringTheCopyDoNotKeepItsEndBack(t *testing.T) 
 }
 
 func TestTheStreamIsPurgedBehindTheSlowestWorker(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)
@@ -281,6 +282,7 @@ func TestAStopIsBoundedWhileNATSIsAway(t *testing.T) {
 }
 
 func TestATransactionLargerThanTheStreamStopsAndGoesOnInALargerOne(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, smallTable)

@@ -14,6 +14,7 @@ import (
 // A copy that is cut short leaves parts of large rows in the stream, which the next attempt purges but for
 // the last: a worker that is still at the old attempt must not take that for a gap.
 func TestACopyOfRowsLargerThanMessagesIsCutShortAgainAndAgain(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, `CREATE TABLE big (id int PRIMARY KEY, w text)`)

@@ -191,6 +191,7 @@ func (p *pipeline) interruptedTransaction(ctx context.Context, rows int) {
 }
 
 func TestAnInterruptedTransactionGoesOnBehindItsLastChange(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, wideTable)
@@ -271,6 +272,7 @@ func (p *pipeline) tamper(ctx context.Context) {
 }
 
 func TestATransactionDecodedDifferentlyIsForgottenAndSentWhole(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, wideTable)
@@ -310,6 +312,7 @@ func TestATransactionDecodedDifferentlyIsForgottenAndSentWhole(t *testing.T) {
 }
 
 func TestANonTransactionalSinkSeesATransactionOnlyOnceItsEndIsStored(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t, wideTable)

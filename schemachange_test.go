@@ -218,6 +218,7 @@ func TestForgedSchemaChangesAreLeftOut(t *testing.T) {
 
 // Event triggers that were made again have another secret, which forged messages don't keep from being read.
 func TestAForgedSchemaChangeHidesNoGenuineOne(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p, rec := recordDDL(t, ctx)

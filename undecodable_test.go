@@ -14,6 +14,7 @@ import (
 // the table's file (SNAPBUILD_FULL_SNAPSHOT in src/backend/replication/logical/snapbuild.c). The session that made the slot makes
 // another one; a later one has the copy behind it.
 func TestASlotThatCannotDecodeStopsALaterSession(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t)

@@ -43,6 +43,7 @@ func (p *pipeline) execBeside(ctx context.Context, sql string) (done chan struct
 // A commit is decoded before others see it, and long before where it waits for a standby. What rules need to know
 // of its tables is not asked as of before.
 func TestATransactionThatIsNotVisibleYetKeepsItsMask(t *testing.T) {
+	long(t)
 	parallel(t)
 	for name, streamed := range map[string]bool{"whole": false, "streamed": true} {
 		t.Run(name, func(t *testing.T) {
@@ -84,6 +85,7 @@ func TestATransactionThatIsNotVisibleYetKeepsItsMask(t *testing.T) {
 
 // Where commits wait for flo itself, flo can't wait for them.
 func TestFloAsASynchronousStandby(t *testing.T) {
+	long(t)
 	parallel(t)
 	ctx := testContext(t)
 	p := newPipeline(t)

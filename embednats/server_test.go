@@ -137,7 +137,7 @@ func TestServersDoNotMeet(t *testing.T) {
 	if _, err := jb.Stream(ctx, "S"); !errors.Is(err, jetstream.ErrStreamNotFound) {
 		t.Fatalf("b sees a's stream: %v", err)
 	}
-	sub, err := nb.SubscribeSync(">")
+	sub, err := nb.SubscribeSync("s") // not ">", which gets the advisory about b's own request
 	if err != nil {
 		t.Fatal(err)
 	}

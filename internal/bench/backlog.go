@@ -26,13 +26,13 @@ func (b *bench) inserts(ctx context.Context) error {
 
 func (b *bench) insertsOneByOne(ctx context.Context) error {
 	return b.drain(ctx, backlog{group: "inserts-tx1", changes: b.rows, sql: b.insertSQL(1), readers: func(ctx context.Context) ([]*reader, error) {
-		return b.readers(ctx, b.native(), b.flo(1.5))
+		return b.readers(ctx, b.native(), b.flo(1/1.5))
 	}})
 }
 
 func (b *bench) insertsAtOnce(ctx context.Context) error {
 	return b.drain(ctx, backlog{group: "inserts-one-tx", changes: b.rows, sql: b.insertSQL(b.rows), readers: func(ctx context.Context) ([]*reader, error) {
-		return b.readers(ctx, b.native(), b.flo(1.5))
+		return b.readers(ctx, b.native(), b.flo(1/1.5))
 	}})
 }
 
