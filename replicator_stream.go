@@ -395,12 +395,11 @@ func (st *streaming) asOf(ctx context.Context, xid uint32, f func() error) error
 		ok, err := source.AwaitVisible(ctx, st.replication.conn, st.r.cfg.slot, xid, visiblePatience, func() {
 			st.warn(ctx, fmt.Sprintf("transaction %d is in the WAL and not visible yet, so that the stream waits: does its commit wait for a standby of synchronous_standby_names?", xid))
 		})
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case ok:
-			st.visible = xid
-		default:
+		}
+		st.visible = xid // also if it wasn't: the wait is once for all of a transaction's tables
+		if !ok {
 			st.warn(ctx, "flo is one of the source's synchronous_standby_names: commits wait for JetStream, and what a transaction has "+
 				"just done to a table's names, types and partitions may be seen too late for its own rows; name the standbys that are meant")
 		}

@@ -85,7 +85,7 @@ func (s *replication) tells(change *decode.SchemaChange) {
 func (s *replication) distrustSlot(rel *decode.Relation) error {
 	text := fmt.Sprintf("the first rows of table %s behind the slot have other columns than its copy: the source altered it while it made the slot", names.Qualified(rel.Schema, rel.Name))
 	if s.r.distrusted.Swap(true) {
-		s.log.Warn(text)
+		s.warn(s.work, text+", which a new slot has not mended: compare it with the destination, or start over (WithResync)")
 		return nil
 	}
 	s.r.afresh.Store(true)

@@ -17,7 +17,7 @@ func TestASlotThatHasForgottenAnAlterationIsMadeAgainOnce(t *testing.T) {
 		return out
 	}
 	session := func(r *Replicator) *replication {
-		return &replication{r: r, log: slog.New(slog.DiscardHandler), made: true, schema: schemaTracking{on: true}}
+		return &replication{r: r, work: t.Context(), log: slog.New(slog.DiscardHandler), made: true, schema: schemaTracking{on: true}}
 	}
 	tables := []source.Table{{OID: 1, Columns: columns("a", "b")}}
 	now, before := &decode.Relation{OID: 1, Columns: columns("a", "b")}, &decode.Relation{OID: 1, Columns: columns("a")}
@@ -38,6 +38,7 @@ func TestASlotThatHasForgottenAnAlterationIsMadeAgainOnce(t *testing.T) {
 		"a whole copy":         {func(s *replication) error { s.whole.Store(true); return errors.Join(s.copies(tables), s.meets(before)) }, false},
 	} {
 		r := &Replicator{}
+		r.source.Logger = slog.New(slog.DiscardHandler)
 		err := c.steps(session(r))
 		if errors.Is(err, errAgain) != c.again || (err == nil) == c.again || r.afresh.Load() != c.again {
 			t.Errorf("%s: %v, afresh %v", name, err, r.afresh.Load())
@@ -45,6 +46,9 @@ func TestASlotThatHasForgottenAnAlterationIsMadeAgainOnce(t *testing.T) {
 		if c.again {
 			if err := c.steps(session(r)); err != nil {
 				t.Errorf("%s: twice in a Run: %v", name, err)
+			}
+			if w := r.Status().Warnings; len(w) != 1 {
+				t.Errorf("%s: twice in a Run: warnings %q", name, w)
 			}
 		}
 	}

@@ -417,13 +417,13 @@ func (d *drainer) endTable(ctx context.Context, t *copyTable) error {
 func (d *drainer) progress(marks ...*sequenceMark) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	reached, any := uint64(0), false
+	reached, moved := uint64(0), false
 	for _, m := range marks {
-		if seq, moved := d.marks.finish(m); moved {
-			reached, any = seq, true
+		if seq, ok := d.marks.finish(m); ok {
+			reached, moved = seq, true
 		}
 	}
-	if any {
+	if moved {
 		d.report.checkpoint(d.copyCheckpoint(reached), false)
 	}
 }

@@ -106,7 +106,7 @@ func visible(snapshot string, xid uint32) (bool, error) {
 // (pg_stat_get_wal_senders in src/backend/replication/walsender.c): so the names count too.
 func holdsCommits(ctx context.Context, conn *pgx.Conn, slot string) (bool, error) {
 	var held bool
-	err := conn.QueryRow(ctx, `SELECT n.names LIKE '%*%' OR pg_catalog.strpos(n.names, pg_catalog.lower(pg_catalog.current_setting('application_name'))) > 0
+	err := conn.QueryRow(ctx, `SELECT n.names LIKE '%*%' OR COALESCE(pg_catalog.strpos(n.names, NULLIF(pg_catalog.lower(pg_catalog.current_setting('application_name')), '')) > 0, false)
 		OR EXISTS (SELECT FROM pg_catalog.pg_stat_replication r JOIN pg_catalog.pg_replication_slots s ON s.active_pid = r.pid
 			WHERE s.slot_name = $1 AND r.sync_state <> 'async')
 		FROM (SELECT pg_catalog.lower(pg_catalog.current_setting('synchronous_standby_names')) AS names) n`, slot).Scan(&held)

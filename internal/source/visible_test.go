@@ -1,6 +1,10 @@
 package source
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/pgflo/flo/flotest"
+)
 
 func TestVisible(t *testing.T) {
 	for _, c := range []struct {
@@ -27,6 +31,20 @@ func TestVisible(t *testing.T) {
 	for _, bad := range []string{"", "1:2", "a:2:", "1:b:", "1:9:c"} {
 		if _, err := visible(bad, 5); err == nil {
 			t.Errorf("%q is taken", bad)
+		}
+	}
+}
+
+// A session without a name is nobody's standby.
+func TestASessionWithoutANameHoldsNoCommits(t *testing.T) {
+	db := flotest.Postgres(t)
+	conn := db.Conn(t)
+	for _, name := range []string{"", "flo shop"} {
+		if _, err := conn.Exec(t.Context(), "SELECT set_config('application_name', $1, false)", name); err != nil {
+			t.Fatal(err)
+		}
+		if held, err := holdsCommits(t.Context(), conn, "none"); err != nil || held {
+			t.Errorf("%q: %v, %v", name, held, err)
 		}
 	}
 }
