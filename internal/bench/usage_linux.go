@@ -26,15 +26,19 @@ func serverTime(dataDir string) time.Duration {
 		return 0
 	}
 	pid, _, _ := strings.Cut(string(lines), "\n")
-	ticks := cpuTicks(pid, true)
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, path := range stats {
-		child := filepath.Base(filepath.Dir(path))
-		if f := statFields(child); len(f) > 15 && f[1] == pid {
-			ticks += cpuTicks(child, false)
+	for {
+		own, ticks := cpuTicks(pid, true), int64(0)
+		stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+		for _, path := range stats {
+			child := filepath.Base(filepath.Dir(path))
+			if f := statFields(child); len(f) > 15 && f[1] == pid {
+				ticks += cpuTicks(child, false)
+			}
+		}
+		if cpuTicks(pid, true) == own { // otherwise one may have ended in between, and be counted nowhere
+			return time.Duration(own+ticks) * time.Second / 100 // USER_HZ
 		}
 	}
-	return time.Duration(ticks) * time.Second / 100 // USER_HZ
 }
 
 // statFields gives the fields of /proc/<pid>/stat behind the name, the state being the first.

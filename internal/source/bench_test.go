@@ -4,6 +4,9 @@ package source
 
 import (
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +28,7 @@ func BenchmarkBacklog(b *testing.B) {
 			for b.Loop() {
 				s := start(b, b.Context(), c, p, point)
 				s.SetLazy(lazy)
+				walsender := db.QueryString(b, "SELECT active_pid::text FROM pg_replication_slots WHERE slot_name = $1", slotName(c))
 				before := cpu(b)
 				for commits := 0; commits < transactions; {
 					e, err := s.Next(time.Second)
@@ -34,6 +38,7 @@ func BenchmarkBacklog(b *testing.B) {
 					}
 				}
 				b.ReportMetric((cpu(b) - before).Seconds(), "cpu-s/op")
+				b.ReportMetric(cpuOf(walsender).Seconds(), "walsender-cpu-s/op") // Linux
 				b.ReportMetric(float64(s.paced.reads), "reads/op")
 				must(b, s.Close(b.Context()))
 				eventually(b, "the slot to be free", nil, func() bool {
@@ -42,6 +47,21 @@ func BenchmarkBacklog(b *testing.B) {
 			}
 		})
 	}
+}
+
+// cpuOf is the CPU time of another process so far; 0: unknown.
+// https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+func cpuOf(pid string) time.Duration {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return 0
+	}
+	var ticks int64
+	for _, field := range strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))[11:13] {
+		n, _ := strconv.ParseInt(field, 10, 64)
+		ticks += n
+	}
+	return time.Duration(ticks) * time.Second / 100 // USER_HZ
 }
 
 // cpu of this process so far.

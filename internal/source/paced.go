@@ -10,12 +10,26 @@ import (
 // Bounds of lazy reading. An eager reader of small transactions makes the walsender slower, because
 // each small send wakes somebody; reading every few milliseconds lets it fill the socket meanwhile.
 const (
-	readBuffer  = 1 << 20              // what one read may bring
-	shortRead   = 64 << 10             // a read below it has emptied the socket
-	lazyPause   = 5 * time.Millisecond // the longest pause before the next read
-	busyBytes   = 16 << 10             // bytes in one pause's time that count as load (about 3 MB/s)
-	quietPauses = 4                    // so many times a pause without load end it
+	readBuffer  = 1 << 20 // what one read may bring
+	busyRate    = 3 << 20 // bytes a second that count as load
+	quietPauses = 4       // so many times a pause without load end it
 	pollTimeout = 100 * time.Microsecond
+)
+
+// pace is how lazily a connection is read.
+type pace struct {
+	short  int           // a read of fewer bytes has emptied the socket
+	pause  time.Duration // the longest pause before the next read
+	window int           // SO_RCVBUF; 0: the kernel's choice
+}
+
+// Each frame is a send() of the walsender, half of its work. While the receiver's window is closed that only
+// copies the frame into the sender's buffer, from where large segments go when it opens. Within a machine a small
+// window is closed for nearly all of a pause, and filled again at once by the read that opens it, so nothing is lost:
+// the walsender computes half as much (docs/benchmarks.md). Across a network each window takes a round trip.
+var (
+	farPace  = pace{short: 64 << 10, pause: 5 * time.Millisecond}
+	nearPace = pace{short: 24 << 10, pause: 10 * time.Millisecond, window: 48 << 10}
 )
 
 // pacedConn sits between the socket and TLS or the protocol, and decides when to read. Until begin it
@@ -25,6 +39,7 @@ type pacedConn struct {
 	net.Conn
 
 	streaming bool
+	pace      pace
 	buf       []byte // what is read and not taken: buf[r:w]
 	r, w      int
 
@@ -46,7 +61,10 @@ type pacedConn struct {
 
 // begin switches to streaming.
 func (c *pacedConn) begin() {
-	c.streaming = true
+	c.streaming, c.pace = true, farPace
+	if tcp, ok := c.Conn.(*net.TCPConn); ok && sameMachine(tcp) && tcp.SetReadBuffer(nearPace.window) == nil {
+		c.pace = nearPace
+	}
 	c.buf = make([]byte, readBuffer)
 	c.since = time.Now()
 }
@@ -89,13 +107,20 @@ func (c *pacedConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// sameMachine reports whether both ends of a connection have one address.
+func sameMachine(c *net.TCPConn) bool {
+	here, ok := c.LocalAddr().(*net.TCPAddr)
+	there, ok2 := c.RemoteAddr().(*net.TCPAddr)
+	return ok && ok2 && here.IP.Equal(there.IP)
+}
+
 // buffered gives the bytes that are read and not taken.
 func (c *pacedConn) buffered() int { return c.w - c.r }
 
 // fill reads from the socket once.
 func (c *pacedConn) fill(p []byte) (int, error) {
 	c.now = time.Now()
-	if c.lazy && c.busy > 0 && c.last < shortRead {
+	if c.lazy && c.busy > 0 && c.last < c.pace.short {
 		c.pause()
 	}
 	if c.until.IsZero() {
@@ -131,8 +156,8 @@ func (c *pacedConn) fill(p []byte) (int, error) {
 
 // pause lets bytes come together. The wait of the caller starts behind it.
 func (c *pacedConn) pause() {
-	if d := min(lazyPause, c.due.Sub(c.now)); d > 0 {
-		wakeAt(c.Conn, shortRead)
+	if d := min(c.pace.pause, c.due.Sub(c.now)); d > 0 {
+		wakeAt(c.Conn, c.pace.short)
 		time.Sleep(d)
 		wakeAt(c.Conn, 1)
 		c.now = time.Now()
@@ -144,10 +169,10 @@ func (c *pacedConn) pause() {
 func (c *pacedConn) judge(n int) {
 	c.gathered += n
 	age := c.now.Sub(c.since)
-	if age < lazyPause {
+	if age < c.pace.pause {
 		return
 	}
-	if float64(c.gathered)*float64(lazyPause) >= busyBytes*float64(age) {
+	if float64(c.gathered) >= busyRate*age.Seconds() {
 		c.busy = quietPauses
 	} else if c.busy > 0 {
 		c.busy--
