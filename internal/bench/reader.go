@@ -22,7 +22,7 @@ type reader struct {
 	open   func(context.Context) error // makes the slot, before there is a backlog
 	before func(context.Context) error // behind the backlog, not measured; nil: nothing
 	read   func(context.Context) error
-	end    func(context.Context) error
+	end    func(context.Context) error // stops it and removes its slot: not measured either
 }
 
 // readers makes a slot for each.
@@ -118,18 +118,33 @@ func (b *bench) discard() *reader {
 // one of its own.
 func (b *bench) pipeline(open func() (sink.Sink, error)) *reader {
 	group := b.newGroup()
-	run := func(ctx context.Context) error {
+	run := func(ctx context.Context) (stop func() error, err error) {
 		f, err := b.streaming(group, open)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		end, err := b.position(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		return during(ctx, f.Run, func(ctx context.Context) error { return f.WaitFor(ctx, end) })
+		return until(ctx, f.Run, func(ctx context.Context) error { return f.WaitFor(ctx, end) })
 	}
-	return &reader{ours: true, open: run, read: run, end: b.dropper(group)}
+	var stop func() error
+	return &reader{
+		ours: true,
+		open: func(ctx context.Context) error {
+			stop, err := run(ctx)
+			if err != nil {
+				return err
+			}
+			return stop()
+		},
+		read: func(ctx context.Context) (err error) {
+			stop, err = run(ctx)
+			return err
+		},
+		end: func(ctx context.Context) error { return errors.Join(stop(), b.dropper(group)(ctx)) },
+	}
 }
 
 func (b *bench) streaming(group string, open func() (sink.Sink, error)) (*flo.Flo, error) {
@@ -165,6 +180,7 @@ func (b *bench) stored(target string, goal float64, connections int) *reader {
 	group := b.newGroup()
 	open := func() (sink.Sink, error) { return destination(target, postgres.WithApplyConnections(connections)) }
 	var end flo.LSN
+	var stop func() error
 	both := func(ctx context.Context) (err error) {
 		f, err := b.streaming(group, open)
 		if err != nil {
@@ -205,7 +221,7 @@ func (b *bench) stored(target string, goal float64, connections int) *reader {
 				return err
 			}
 			w := f.Workers()[0]
-			return during(ctx, w.Run, func(ctx context.Context) error {
+			stop, err = until(ctx, w.Run, func(ctx context.Context) error {
 				for w.Status().Applied < end {
 					if err := pause(ctx); err != nil {
 						return err
@@ -213,15 +229,24 @@ func (b *bench) stored(target string, goal float64, connections int) *reader {
 				}
 				return nil
 			})
+			return err
 		},
-		end: b.dropper(group),
+		end: func(ctx context.Context) error { return errors.Join(stop(), b.dropper(group)(ctx)) },
 	}
 }
 
 // during runs something until the wait is over.
 func during(ctx context.Context, run, wait func(context.Context) error) error {
+	stop, err := until(ctx, run, wait)
+	if err != nil {
+		return err
+	}
+	return stop()
+}
+
+// until runs something, and returns when the wait is over; stop ends it.
+func until(ctx context.Context, run, wait func(context.Context) error) (stop func() error, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	done := make(chan error, 1)
 	go func() {
 		err := run(ctx)
@@ -230,9 +255,14 @@ func during(ctx context.Context, run, wait func(context.Context) error) error {
 		}
 		done <- err
 	}()
-	err := wait(ctx)
-	cancel(nil)
-	return errors.Join(err, <-done)
+	stop = func() error {
+		cancel(nil)
+		return <-done
+	}
+	if err := wait(ctx); err != nil {
+		return nil, errors.Join(err, stop())
+	}
+	return stop, nil
 }
 
 // position is a position behind everything that the source has committed.

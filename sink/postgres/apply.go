@@ -61,7 +61,9 @@ func (s *Sink) write(ctx context.Context, b *sink.Batch) error {
 	if b.More {
 		return nil
 	}
-	if err := commit(ctx, s.main.pg); err != nil {
+	if s.tx.ended {
+		s.stats.swift.Add(1)
+	} else if err := commit(ctx, s.main.pg); err != nil {
 		err = fmt.Errorf("sink/postgres: committing: %w", err)
 		if again := s.again(err); again != nil {
 			return again
@@ -145,9 +147,23 @@ const deferConstraints = "SET CONSTRAINTS ALL DEFERRED"
 
 func (s *Sink) applyBatch(ctx context.Context, b *sink.Batch) error {
 	w := newWriting(ctx, s, b)
+	w.swift = w.maySwift()
 	err := w.begin()
 	if err == nil {
 		err = w.send(0)
+	}
+	if err != nil && w.swift {
+		w.drop()
+		if s.tx.ended || s.main.pg.IsClosed() || ctx.Err() != nil || !s.main.reset(ctx) {
+			return err
+		}
+		s.tx = transaction{}
+		s.stats.undone.Add(1)
+		w.blame(err)
+		w = newWriting(ctx, s, b)
+		if err = w.begin(); err == nil {
+			err = w.send(0)
+		}
 	}
 	for err != nil {
 		at := w.undoable(err)
@@ -163,7 +179,7 @@ func (s *Sink) applyBatch(ctx context.Context, b *sink.Batch) error {
 }
 
 // verify locks the checkpoint row for the transaction and makes sure that it is as this sink left it.
-// Its answer is read before COMMIT is sent, so nothing is applied twice, nor by two.
+// Its answer is read before COMMIT is sent, so nothing is applied twice, nor by two. See writing.swift for another way.
 func (s *Sink) verify(q *pipeline, st *sink.Start) error {
 	return q.one(s.main.lock, text(st.Group, st.Worker), func(row [][]byte) error {
 		if string(row[2]) != number(s.main.pid) {

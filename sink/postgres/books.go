@@ -21,7 +21,7 @@ type books struct {
 	plain                                 string
 	checkpoints, backends, copies, chunks string // quoted, qualified
 	structures                            string // the same
-	lock, store, storeAll                 string // of Write, one of lock and one of the others a transaction
+	lock, store, storeAll, storeOwn       string // of Write: lock and one of the others a transaction
 }
 
 func newBooks(schema string) books {
@@ -40,6 +40,10 @@ func newBooks(schema string) books {
 	b.lock = "SELECT epoch, checkpoint, pg_backend_pid() FROM " + b.checkpoints + " WHERE group_name = $1 AND worker = $2 FOR NO KEY UPDATE"
 	b.store = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, ahead = '', updated_at = clock_timestamp() WHERE group_name = $1 AND worker = $2"
 	b.storeAll = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, ahead = $5, updated_at = clock_timestamp() WHERE group_name = $1 AND worker = ANY ($2::text[])"
+	// Division by zero where the row is not as this sink left it, so that the COMMIT sent along is not run.
+	b.storeOwn = "WITH own AS (UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, ahead = '', updated_at = clock_timestamp()" +
+		" WHERE group_name = $1 AND worker = $2 AND epoch = $5::bigint AND checkpoint = $6 AND pg_backend_pid() = $7::int RETURNING 1)" +
+		" SELECT 1 / count(*) FROM own"
 	return b
 }
 

@@ -261,15 +261,49 @@ func TestOpenWaitsForAStrangersLock(t *testing.T) {
 
 // A checkpoint that is not as this sink left it stops the write before anything is applied twice.
 func TestCheckpointThatMovedIsNoticed(t *testing.T) {
-	r := newRig(t, `CREATE TABLE t (k int)`)
-	for _, sql := range []string{`UPDATE flo.checkpoints SET checkpoint = '{"seq":99}'`, `DELETE FROM flo.checkpoints`} {
-		r.db.Exec(t, sql)
-		if err := r.try(insert(rel("t", "k"), "1")); !errors.Is(err, ErrCheckpointMoved) || sink.IsPermanent(err) {
-			t.Fatalf("%s: %v", sql, err)
+	r := newRig(t, `CREATE TABLE t (k int, v text)`)
+	for _, sql := range []string{`UPDATE flo.checkpoints SET checkpoint = format('{"seq":%s}', (random() * 1e15)::bigint)`, `DELETE FROM flo.checkpoints`} {
+		for _, n := range []int{1, 1000} { // step by step, and swiftly
+			r.db.Exec(t, sql)
+			if err := r.try(inserts(rel("t", "k", "v"), 1, n)...); !errors.Is(err, ErrCheckpointMoved) || sink.IsPermanent(err) {
+				t.Fatalf("%s, %d inserts: %v", sql, n, err)
+			}
+			r.open()
 		}
-		r.open()
 	}
 	r.want("SELECT * FROM t")
+	r.apply(inserts(rel("t", "k", "v"), 1, 1000)...)
+	if n := r.sink.stats.swift.Load(); n != 1 {
+		t.Fatalf("%d swift transactions", n)
+	}
+}
+
+// What the server refuses of a swift transaction is as if it had been written step by step: at the COPY, at the new checkpoint, and
+// at COMMIT.
+func TestSwiftTransactionsThatAreRefused(t *testing.T) {
+	r := newRig(t, `CREATE TABLE t (k int PRIMARY KEY, v text); INSERT INTO t VALUES (500, 'old');
+		CREATE TABLE p (k int PRIMARY KEY, v int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO p VALUES (5000, 700);
+		CREATE TABLE c (k int CHECK (k <> 800), v text)`).nearby()
+	r.apply(inserts(rel("t", "*k", "v"), 1, 1000)...) // overwrites a row
+	r.want("SELECT count(*), min(v) FROM t", is("1000", "new"))
+	if err := r.try(inserts(rel("c", "k", "v"), 1, 1000)...); err == nil || !sink.IsPermanent(err) || !strings.Contains(err.Error(), "change 799 ") {
+		t.Fatalf("a row that a check refuses: %v", err)
+	}
+	r.open()
+	var taken []*decode.Change
+	for i := range 1000 {
+		taken = append(taken, insert(rel("p", "*k", "v"), numberText(i), numberText(i)))
+	}
+	if err := r.try(taken...); err == nil || pgsession.SQLState(err) != "23505" {
+		t.Fatalf("a deferred key that is taken: %v", err)
+	}
+	r.open()
+	r.want("SELECT (SELECT count(*) FROM p), (SELECT count(*) FROM c)", is("1", "0"))
+	r.apply(append(taken, remove(rel("p", "*k", "v"), "5000", absent))...)
+	r.want("SELECT count(*) FROM p", is("1000"))
+	if n := r.sink.stats.swift.Load(); n != 0 {
+		t.Fatalf("%d swift transactions: this test is about others", n)
+	}
 }
 
 func TestDeadlocksAreRetried(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/sink"
@@ -79,10 +80,15 @@ func TestLostCommit(t *testing.T) {
 	for _, c := range []struct {
 		cut   int32
 		stood bool
-	}{{cutBefore, false}, {cutAfter, true}} {
+		rows  int
+	}{{cutBefore, false, 1}, {cutAfter, true, 1}, {cutBefore, false, 1000}, {cutAfter, true, 1000}} {
 		before := r.open()
 		armed.Store(c.cut)
-		err := r.try(insert(rel("t", "k"), numberText(int(r.seq)+1)))
+		rows := make([]*decode.Change, c.rows)
+		for i := range rows {
+			rows[i] = insert(rel("t", "k"), numberText(int(r.seq)+1))
+		}
+		err := r.try(rows...)
 		if !pgsession.Transient(err) || sink.IsPermanent(err) {
 			t.Fatalf("cut %d: %v", c.cut, err)
 		}
@@ -91,7 +97,7 @@ func TestLostCommit(t *testing.T) {
 			t.Fatalf("cut %d: checkpoint %+v after sequence %d was written", c.cut, after, r.seq)
 		}
 	}
-	r.want("SELECT k FROM t ORDER BY k", is("0"), is("3"))
+	r.want("SELECT k, count(*) FROM t GROUP BY k ORDER BY k", is("0", "1"), is("3", "1"), is("5", "1000"))
 	if err := s.Close(testContext(t)); err != nil {
 		t.Fatal(err)
 	}

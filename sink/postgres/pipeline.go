@@ -29,6 +29,7 @@ type request struct {
 	one     bool // no row met means that the checkpoint is gone
 	set     *setRun
 	met     func(n int64) error // is told how many rows a set's statement met
+	done    func()              // it is a COMMIT, and is told of its success
 }
 
 // requestError is what went wrong, and with which change.
@@ -67,6 +68,12 @@ func newPipeline(ctx context.Context, c *session, missing func(change int) error
 func (q *pipeline) run(change int, sql string) error {
 	q.p.SendQueryParams(sql, nil, nil, nil, nil)
 	return q.sent(request{change: change}, len(sql))
+}
+
+// commit ends the transaction, if all that was sent before succeeds.
+func (q *pipeline) commit(done func()) error {
+	q.p.SendQueryParams("COMMIT", nil, nil, nil, nil)
+	return q.sent(request{change: -1, done: done}, 0)
 }
 
 // one sends a statement, prepared the first time, that has to meet the checkpoint's row.
@@ -189,6 +196,12 @@ func (q *pipeline) answer(r *request) error {
 		tag, err := res.Close()
 		if err != nil {
 			return err
+		}
+		if r.done != nil {
+			if tag.String() != "COMMIT" {
+				return errRolledBack
+			}
+			r.done()
 		}
 		if r.one && tag.RowsAffected() == 0 {
 			return fmt.Errorf("the checkpoint's row is gone: %w", ErrCheckpointMoved)

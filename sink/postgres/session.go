@@ -31,8 +31,8 @@ type session struct {
 	programs programs
 	planner  planner
 	// Of every transaction: the statements on the checkpoint.
-	lock, store, storeAll *step
-	onClose               func()
+	lock, store, storeAll, storeOwn *step
+	onClose                         func()
 
 	// Of the copy's sessions: the Open under which the session is recorded.
 	recorded   *sink.Start
@@ -100,7 +100,7 @@ func (s *Sink) connect(ctx context.Context, st sink.Start) (*session, error) {
 	s.pidsMu.Unlock()
 	conn := &session{
 		pg: pg, pid: pid, replica: s.config.replica, asides: s.asides,
-		lock: &step{sql: s.books.lock}, store: &step{sql: s.books.store}, storeAll: &step{sql: s.books.storeAll},
+		lock: &step{sql: s.books.lock}, store: &step{sql: s.books.store}, storeAll: &step{sql: s.books.storeAll}, storeOwn: &step{sql: s.books.storeOwn},
 		onClose: func() {
 			s.pidsMu.Lock()
 			delete(s.pids, pid)
@@ -175,7 +175,7 @@ func (c *session) reset(ctx context.Context) bool {
 func (c *session) forget(ctx context.Context) error {
 	c.bindings.clear()
 	c.programs.clear()
-	for _, st := range []*step{c.lock, c.store, c.storeAll} {
+	for _, st := range []*step{c.lock, c.store, c.storeAll, c.storeOwn} {
 		st.prepared, st.ready = false, false
 	}
 	_, err := c.pg.Exec(ctx, "DEALLOCATE ALL").ReadAll()
@@ -185,7 +185,7 @@ func (c *session) forget(ctx context.Context) error {
 // settle, after an error, marks statements as not prepared that the server has not answered for.
 func (c *session) settle() {
 	c.programs.settle()
-	for _, st := range []*step{c.lock, c.store, c.storeAll} {
+	for _, st := range []*step{c.lock, c.store, c.storeAll, c.storeOwn} {
 		st.prepared = st.prepared && st.ready
 	}
 }

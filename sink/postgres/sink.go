@@ -77,6 +77,7 @@ type Sink struct {
 // transaction is the state of the destination transaction that is open between batches.
 type transaction struct {
 	begun    bool
+	ended    bool // COMMIT has succeeded
 	deferred bool // SET CONSTRAINTS ALL DEFERRED was sent
 	changes  uint64
 	missing  uint64
@@ -101,6 +102,7 @@ type counters struct {
 	transactions, changes, missing, chunks, skipped, copied atomic.Uint64
 	runs, sets, undone                                      atomic.Uint64 // of inserts by COPY; of rows; of groups
 	spread                                                  atomic.Uint64 // batches that several connections applied
+	swift                                                   atomic.Uint64 // transactions, see writing.swift
 }
 
 // New makes a Sink for the database at url (a URL or a keyword/value string, as libpq takes it, and the

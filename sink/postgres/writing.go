@@ -28,6 +28,12 @@ type writing struct {
 	custom  bool
 
 	busy bool // changes are in the pipeline
+
+	// swift is a transaction that begins with COPY and takes two round trips, of the four that it takes step by step: BEGIN,
+	// the lock of the checkpoint's row and COPY go together, and at the end the new checkpoint and COMMIT. The row is
+	// compared with what this sink left in it by the UPDATE itself, which fails, COMMIT with it, if it differs. Whatever
+	// the server refuses is tried again step by step: those errors say what and which.
+	swift bool
 }
 
 // The savepoint in front of a group. It is released only when all answers about the group have been read,
@@ -87,21 +93,50 @@ func (w *writing) begin() error {
 		return nil
 	}
 	s.tx.begun = true
+	for _, ch := range w.batch.Changes {
+		if bound := s.main.bindings.get(ch.Relation); bound != nil && bound.deferrable() {
+			s.tx.deferred = true
+		}
+	}
+	if w.swift {
+		return nil // see opening
+	}
 	if err := w.pipe().run(-1, begin); err != nil {
 		return err
 	}
 	if err := s.verify(w.q, s.start.Load()); err != nil {
 		return err
 	}
-	for _, ch := range w.batch.Changes {
-		if bound := s.main.bindings.get(ch.Relation); bound != nil && bound.deferrable() {
-			s.tx.deferred = true
-		}
-	}
 	if s.tx.deferred {
 		return w.q.run(-1, deferConstraints)
 	}
 	return nil
+}
+
+// maySwift reports whether the transaction may be swift.
+func (w *writing) maySwift() bool {
+	s, b := w.sink, w.batch
+	return !s.tx.begun && !b.More && !b.Checkpoint.IsZero() && s.mark.rows == "" && w.groups[0].copies != nil
+}
+
+// opening is what the COPY that begins a swift transaction is sent behind.
+func (w *writing) opening() string {
+	st := w.sink.start.Load()
+	sql := begin + "; " + strings.NewReplacer("$1", literal(st.Group), "$2", literal(st.Worker)).Replace(w.sink.books.lock) + "; "
+	if w.sink.tx.deferred {
+		sql += deferConstraints + "; "
+	}
+	return sql
+}
+
+// end ends a swift transaction.
+func (w *writing) end(cp string) error {
+	st, s := w.sink.start.Load(), w.sink
+	q := w.pipe()
+	if err := q.one(s.main.storeOwn, text(st.Group, st.Worker, cp, w.batch.Checkpoint.Incarnation, number(st.Epoch), s.stored, number(s.main.pid)), nil); err != nil {
+		return err
+	}
+	return q.commit(func() { s.tx.ended = true })
 }
 
 // send applies the groups from one on, and stores the checkpoint.
@@ -125,6 +160,11 @@ func (w *writing) store() error {
 	if b.More {
 		return nil
 	}
+	if w.swift {
+		if err := w.finish(); err != nil { // COMMIT may only be sent when all answers were as they should be
+			return err
+		}
+	}
 	if b.Lazy && w.sink.Lags() {
 		if err := w.pipe().run(-1, commitLazily); err != nil {
 			return err
@@ -136,6 +176,9 @@ func (w *writing) store() error {
 	cp, err := b.Checkpoint.MarshalText()
 	if err != nil {
 		return &requestError{-1, err}
+	}
+	if w.swift {
+		return w.end(string(cp))
 	}
 	if m := w.sink.mark; m.rows != "" {
 		return w.pipe().one(w.sink.main.storeAll, text(st.Group, m.rows, string(cp), b.Checkpoint.Incarnation, m.ahead), nil)
@@ -173,8 +216,12 @@ func (w *writing) group(at int) error {
 			}
 		}
 	}
+	head := strings.Join(before, "; ") + "; "
+	if w.swift && at == 0 {
+		head = w.opening() + head
+	}
 	for n, run := range g.copies {
-		if err := w.copyIn(pick(n == 0, strings.Join(before, "; ")+"; ", ""), run); err != nil {
+		if err := w.copyIn(pick(n == 0, head, ""), run); err != nil {
 			return err
 		}
 	}
@@ -302,6 +349,15 @@ func (w *writing) undoable(err error) int {
 	if !lasting(err) && !staleCatalog(err) {
 		return -1
 	}
+	w.blame(err)
+	return w.tried
+}
+
+// blame notes which table it is whose COPY or set has failed for good, so that it is left alone for a while.
+func (w *writing) blame(err error) {
+	if !lasting(err) && !staleCatalog(err) {
+		return
+	}
 	batch := w.sink.main.planner.batch
 	var copied *copyError
 	if errors.As(err, &copied) {
@@ -311,7 +367,6 @@ func (w *writing) undoable(err error) int {
 	if errors.As(err, &set) {
 		set.binding.sets.begin(batch)
 	}
-	return w.tried
 }
 
 // undo takes back what was applied of a group, so that send does it change by change.
