@@ -215,8 +215,36 @@ func TestAnOwnersPublicationThatLacksAnEventForAMomentIsCopiedAfresh(t *testing.
 	copied("4")
 }
 
+// What others change between flo's look at its publications and the moment it makes sure of them.
+func TestWhatIsChangedWhileFloStartsIsCopiedAfresh(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, editedTables)
+	p.ranOnce(ctx, flo.WithSink(p.sink()))
+	lock, watch := p.src.Conn(t), p.src.Conn(t)
+	if _, err := lock.Exec(ctx, `BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('flo publication flo_shop', 0))`); err != nil {
+		t.Fatal(err)
+	}
+	r := p.launch(ctx, flo.WithSink(p.sink()))
+	eventually(t, ctx, "flo waits for the lock", func() (waits bool) {
+		r.running()
+		err := watch.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`).Scan(&waits)
+		return err == nil && waits
+	})
+	oneByOne(t, p.src, `ALTER PUBLICATION flo_shop DROP TABLE t; INSERT INTO t VALUES (1, 'unseen'); ALTER PUBLICATION flo_shop ADD TABLE t`)
+	if _, err := lock.Exec(ctx, `COMMIT`); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, ctx, "a fresh copy", func() bool { r.running(); return p.attempts()["t"] == "2" })
+	p.catchUp(ctx)
+	p.equal(ctx)
+	if got := p.attempts()["u"]; got != "1" {
+		t.Errorf("the other table was copied by %s", got)
+	}
+}
+
 // A publication that was dropped and made again can't be used for what was written before. From 18 on PostgreSQL reads changes of
-// that time without it ("skipped loading publication"), so its tables are copied afresh; also while flo runs.
+// that time without it ("skipped loading publication"), so its tables are copied afresh; and while it runs, flo stops at its next look.
 func TestAPublicationMadeAgainIsSaidToBe(t *testing.T) {
 	parallel(t)
 	ctx := testContext(t)
@@ -239,11 +267,9 @@ func TestAPublicationMadeAgainIsSaidToBe(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = p.launch(ctx, flo.WithIdleInterval(100*time.Millisecond), flo.WithSink(p.sink()))
-	p.catchUp(ctx)
+	eventually(t, ctx, "it streams", func() bool { r.running(); return p.f.Status().Replicator.Phase == flo.PhaseStreaming })
 	oneByOne(t, p.src, `DROP PUBLICATION flo_shop; INSERT INTO t VALUES (2, 'b')`)
-	eventually(t, ctx, "a fresh copy", func() bool { r.running(); return p.attempts()["t"] == "3" })
-	p.catchUp(ctx)
-	p.equal(ctx)
+	wantStop(t, r.ends(ctx), flo.ErrTables, "flo_shop", "does not exist any more", "WithResync")
 }
 
 // The last table of all is dropped, or another one takes its place.

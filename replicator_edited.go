@@ -136,6 +136,24 @@ func (s *replication) edited(ctx context.Context, t *source.Table, now source.En
 	}
 }
 
+// remade reports whether somebody has taken a publication, or a table that isn't due in any case, away since a look at them:
+// flo has put it back, and the next comparison with the record shows what has to be copied.
+func (s *replication) remade(seen source.Entries, due map[uint32]bool) bool {
+	for name, p := range seen.Publications {
+		if now, there := s.entries.Publications[name]; there && now.OID != p.OID {
+			return true
+		}
+	}
+	for oid, now := range s.entries.Tables {
+		for _, before := range seen.Tables[oid] {
+			if !due[oid] && slices.ContainsFunc(now, func(e source.Entry) bool { return e.Publication == before.Publication && e.OID != before.OID }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // loses reports whether an edit may have lost changes against everybody's will: what tables and rows an owner publishes
 // is the owner's decision, unlike in flo's own publications.
 func (s *replication) loses(what edit) bool { return what == reset || !s.r.cfg.adopts() }

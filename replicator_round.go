@@ -131,8 +131,12 @@ func (s *replication) goOn(ctx context.Context) error {
 		}
 	}
 	if !s.r.cfg.adopts() {
+		seen := s.entries
 		if err := s.ensurePublications(ctx, asked); err != nil {
 			return err
+		}
+		if s.remade(seen, due) {
+			return fmt.Errorf("%w: others have changed the publications meanwhile", errAgain)
 		}
 	}
 	return s.adopted(ctx)
@@ -165,6 +169,7 @@ func (s *replication) added(ctx context.Context, asked []source.Table) ([]uint32
 	if err != nil {
 		return nil, err
 	}
+	s.entries = entries
 	changed, err := s.editedByOthers(ctx, asked, entries)
 	if err != nil || s.noCopy {
 		return nil, err // they join from now on

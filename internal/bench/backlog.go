@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/pgflo/flo"
 )
 
 // backlog is changes that stand behind the slots of all readers before any of them is started.
@@ -32,7 +34,9 @@ func (b *bench) insertsOneByOne(ctx context.Context) error {
 
 func (b *bench) insertsAtOnce(ctx context.Context) error {
 	return b.drain(ctx, backlog{group: "inserts-one-tx", changes: b.rows, sql: b.insertSQL(b.rows), readers: func(ctx context.Context) ([]*reader, error) {
-		return b.readers(ctx, b.native(), b.flo(1/1.5))
+		streaming := b.flo(0, flo.WithStreaming(true))
+		streaming.name += ", WithStreaming"
+		return b.readers(ctx, b.native(), b.flo(1/1.5), streaming)
 	}})
 }
 

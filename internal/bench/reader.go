@@ -99,8 +99,8 @@ func pause(ctx context.Context) error {
 }
 
 // flo is both halves, from the source's backlog into PostgreSQL.
-func (b *bench) flo(goal float64) *reader {
-	r := b.pipeline(func() (sink.Sink, error) { return destination(b.targetURL) })
+func (b *bench) flo(goal float64, opts ...flo.Option) *reader {
+	r := b.pipeline(func() (sink.Sink, error) { return destination(b.targetURL) }, opts...)
 	r.name, r.writes, r.goal = "flo", true, goal
 	return r
 }
@@ -116,10 +116,10 @@ func (b *bench) discard() *reader {
 
 // pipeline makes its slot by running for a moment. A sink is closed when its worker stops, so each run has
 // one of its own.
-func (b *bench) pipeline(open func() (sink.Sink, error)) *reader {
+func (b *bench) pipeline(open func() (sink.Sink, error), opts ...flo.Option) *reader {
 	group := b.newGroup()
 	run := func(ctx context.Context) (stop func() error, err error) {
-		f, err := b.streaming(group, open)
+		f, err := b.streaming(group, open, opts...)
 		if err != nil {
 			return nil, err
 		}
@@ -147,15 +147,15 @@ func (b *bench) pipeline(open func() (sink.Sink, error)) *reader {
 	}
 }
 
-func (b *bench) streaming(group string, open func() (sink.Sink, error)) (*flo.Flo, error) {
+func (b *bench) streaming(group string, open func() (sink.Sink, error), opts ...flo.Option) (*flo.Flo, error) {
 	s, err := open()
 	if err != nil {
 		return nil, err
 	}
-	return flo.New(
+	return flo.New(append([]flo.Option{
 		flo.WithSource(b.sourceURL), flo.WithNATSServer(b.nats), flo.WithGroup(group), flo.WithTables("changes"),
 		flo.WithMode(flo.StreamOnly), flo.WithSink(s),
-	)
+	}, opts...)...)
 }
 
 func (b *bench) dropper(group string) func(context.Context) error {

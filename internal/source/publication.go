@@ -98,13 +98,14 @@ func (c Config) ensure(ctx context.Context, conn *pgx.Conn, spec PublicationSpec
 	for _, p := range wanted {
 		published.Names = append(published.Names, p.name)
 	}
+	// Before the end: what others change in them behind that is not flo's.
+	if published.Entries, err = c.OwnEntries(ctx, conn, published.Names); err != nil {
+		return Published{}, err
+	}
 	if err := tx.Commit(ctx); err != nil {
 		return Published{}, fmt.Errorf("source: publication %q: %w", spec.Name, err)
 	}
 	if published.Tables, err = c.PublishedTables(ctx, conn, published.Names); err != nil {
-		return Published{}, err
-	}
-	if published.Entries, err = c.OwnEntries(ctx, conn, published.Names); err != nil {
 		return Published{}, err
 	}
 	if spec.AllTables {
