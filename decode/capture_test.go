@@ -48,8 +48,8 @@ var workload = []string{
 	`TRUNCATE plain, toasted RESTART IDENTITY CASCADE`,
 	`TRUNCATE whole`,
 	`INSERT INTO no_columns DEFAULT VALUES`,
-	`SELECT pg_replication_origin_create('elsewhere' || current_database());
-	 SELECT pg_replication_origin_session_setup('elsewhere' || current_database());
+	`SELECT pg_replication_origin_create('elsewhere' || current_database())`, // in the next one's transaction PostgreSQL 14 wouldn't know its name yet
+	`SELECT pg_replication_origin_session_setup('elsewhere' || current_database());
 	 BEGIN; SELECT pg_replication_origin_xact_setup('0/1234ABCD', '2024-01-01 00:00:00+00');
 	 INSERT INTO plain (id) VALUES (9); COMMIT;
 	 SELECT pg_replication_origin_session_reset(); SELECT pg_replication_origin_drop('elsewhere' || current_database())`,

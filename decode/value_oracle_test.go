@@ -21,6 +21,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/flotest"
+	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/internal/source"
 )
 
@@ -298,6 +299,12 @@ func compareWithBinary(t *testing.T, conn *pgx.Conn, typ *decode.Type, name, lit
 	args := []any{literal}
 	if !strings.Contains(sql, "$1") {
 		args = nil
+	}
+	if name == "interval" && strings.HasSuffix(literal, "microseconds") {
+		// PostgreSQL 14 reads units of time by way of a double, and refuses the largest that it can hold.
+		if _, err := conn.Exec(t.Context(), sql, literal); pgsession.SQLState(err) == "22015" && pgsession.Version(conn.PgConn()) < 150000 {
+			return
+		}
 	}
 	text := readRaw(t, conn, sql, append([]any{pgx.QueryResultFormats{pgx.TextFormatCode}}, args...))
 	got, err := decode.TextValue(typ, text).Any()

@@ -160,6 +160,7 @@ func (s *Sink) applyBatch(ctx context.Context, b *sink.Batch) error {
 		s.tx = transaction{}
 		s.stats.undone.Add(1)
 		w.blame(err)
+		s.main.planner.batch-- // it is planned again
 		w = newWriting(ctx, s, b)
 		if err = w.begin(); err == nil {
 			err = w.send(0)

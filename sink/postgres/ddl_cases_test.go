@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/internal/ddlcases"
 )
 
@@ -115,6 +116,7 @@ func TestTablesThatSwapNamesUnseen(t *testing.T) {
 // A right that is missing at the destination is an error that says what to grant; granted, the change is applied.
 func TestSchemaChangesWithoutTheRight(t *testing.T) {
 	m := newMirror(t)
+	flotest.RequireVersion(t, m.db, 15) // GRANT SET ON PARAMETER
 	role := "ddl_" + m.db.Name
 	m.db.Exec(t, fmt.Sprintf(`CREATE ROLE %s LOGIN PASSWORD 'x'; GRANT CREATE ON DATABASE %q TO %[1]s; GRANT SET ON PARAMETER session_replication_role TO %[1]s`, role, m.db.Name))
 	t.Cleanup(func() { m.db.Exec(t, fmt.Sprintf(`DROP OWNED BY %s CASCADE; DROP ROLE %[1]s`, role)) })

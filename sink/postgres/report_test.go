@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/flotest"
+	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/sink"
 )
 
@@ -132,6 +133,9 @@ func TestTypesThatHold(t *testing.T) {
 		{"timestamp", "timestamptz", true}, {"timestamp(6)", "timestamp(3)", false}, {"timestamp", "timestamp(6)", true}, {"timestamp", "date", false}, {"date", "timestamp", true},
 		{"int4[]", "int4[]", true}, {"comp", "comp", true}, {"bytea", "text", true}, {"bit(3)", "bit(4)", false}, {"bit(3)", "varbit(4)", true}, {"bool", "int4", false}, {"float4", "float8", true}, {"float8", "float4", false},
 	} {
+		if strings.Contains(c.from+c.to, "-2") && pgsession.Version(src.Conn(t).PgConn()) < 150000 {
+			continue // a scale below 0
+		}
 		table := "t" + numberText(i)
 		src.Exec(t, "CREATE TABLE "+table+" (c "+c.from+")")
 		r.db.Exec(t, "CREATE TABLE "+table+" (c "+c.to+")")
