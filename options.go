@@ -398,7 +398,7 @@ func WithRules(r ...rules.Rule) WorkerOption {
 	return func(w *workerConfig) { w.rules = append([]rules.Rule(nil), r...) }
 }
 
-// WithBatchSize limits a batch, in changes. 1 to 1,000,000, default 10,000.
+// WithBatchSize limits a batch, in changes. 1 to 1,000,000, default 20,000.
 func WithBatchSize(n int) WorkerOption { return func(w *workerConfig) { w.batchSize = n } }
 
 // WithBatchBytes limits a batch, in bytes of its changes as they came and of their decoded values; a larger change makes a batch of its own.
@@ -444,7 +444,7 @@ const (
 	defaultLease           = 10 * time.Second
 	defaultStopTimeout     = 10 * time.Second
 	defaultCopyConnections = 2
-	defaultBatchSize       = 10_000
+	defaultBatchSize       = 20_000
 	defaultBatchBytes      = 8 << 20
 	minStreamBytes         = 16 << 20
 )

@@ -59,6 +59,7 @@ type copyRun struct {
 type planner struct {
 	bindings *bindings
 	least    int    // how many rows are worth a COPY, or a group behind another
+	worthy   int    // the same for the group at hand: one of nothing but inserts into one table may take no more trips by COPY
 	reduced  int    // how many are worth sets
 	batch    uint64 // how many have been planned
 	changes  []*decode.Change
@@ -89,11 +90,19 @@ func worthwhile(trip time.Duration) int {
 
 // overSets gives the number of rows that are worth a COPY if they can go in a set.
 func (p *planner) overSets() int {
-	return max(p.least, leastCopied+(p.least-leastCopied)*int(rowGain/setGain))
+	return max(p.worthy, leastCopied+(p.worthy-leastCopied)*int(rowGain/setGain))
 }
 
-// plan cuts a batch. It gives nil if nothing is worth it.
-func (p *planner) plan(bindings *bindings, changes []*decode.Change) []group {
+// plain reports whether a span is nothing but inserts into one table: it is written in two round trips by COPY, as it is by
+// statements, see writing.swift.
+func (p *planner) plain(from, to int) bool {
+	return !slices.ContainsFunc(p.changes[from:to], func(ch *decode.Change) bool {
+		return ch.Op != decode.OpInsert || ch.Relation != p.changes[from].Relation
+	})
+}
+
+// plan cuts a batch, the whole of a transaction at the destination or a part. It gives nil if nothing is worth it.
+func (p *planner) plan(bindings *bindings, changes []*decode.Change, whole bool) []group {
 	if len(changes) < min(p.least, p.reduced) {
 		return nil
 	}
@@ -111,6 +120,10 @@ func (p *planner) plan(bindings *bindings, changes []*decode.Change) []group {
 		if g.to == from {
 			g.to++ // touches more than its table
 		} else if !tried || g.to-from >= p.least { // the first one ends no pipeline
+			p.worthy = p.least
+			if whole && g.to-g.from == len(changes) && p.plain(g.from, g.to) {
+				p.worthy = leastCopied
+			}
 			p.collect(&g)
 			tried = tried || g.trial()
 		}
@@ -300,7 +313,7 @@ func (f *family) settable(p *planner) bool {
 // of one may stand for a row of another.
 func (f *family) worth(p *planner) bool {
 	for _, run := range f.runs {
-		if len(run.rows) < p.least || p.batch < run.binding.copies.resume {
+		if len(run.rows) < p.worthy || p.batch < run.binding.copies.resume {
 			return false
 		}
 	}

@@ -49,7 +49,7 @@ const (
 func newWriting(ctx context.Context, s *Sink, b *sink.Batch) *writing {
 	w := &writing{ctx: ctx, sink: s, batch: b, tried: -1, rows: rowApplier{session: s.main, heal: s.heal}, sets: setApplier{session: s.main}}
 	if !s.config.rowByRow {
-		w.groups = s.main.planner.plan(&s.main.bindings, b.Changes)
+		w.groups = s.main.planner.plan(&s.main.bindings, b.Changes, w.whole())
 	}
 	if w.groups == nil {
 		w.groups = []group{{to: len(b.Changes), left: len(b.Changes)}}
@@ -113,11 +113,14 @@ func (w *writing) begin() error {
 	return nil
 }
 
-// maySwift reports whether the transaction may be swift.
-func (w *writing) maySwift() bool {
+// whole reports whether the batch is all of a transaction, with a checkpoint of this sink's own row.
+func (w *writing) whole() bool {
 	s, b := w.sink, w.batch
-	return !s.tx.begun && !b.More && !b.Checkpoint.IsZero() && s.mark.rows == "" && w.groups[0].copies != nil
+	return !s.tx.begun && !b.More && !b.Checkpoint.IsZero() && s.mark.rows == ""
 }
+
+// maySwift reports whether the transaction may be swift.
+func (w *writing) maySwift() bool { return w.whole() && w.groups[0].copies != nil }
 
 // opening is what the COPY that begins a swift transaction is sent behind.
 func (w *writing) opening() string {

@@ -173,7 +173,7 @@ func TestWhatActsKeepsOrder(t *testing.T) {
 			}
 		}
 		var got []string
-		for _, g := range p.plan(&known, changes) {
+		for _, g := range p.plan(&known, changes, false) {
 			text := c.changes[g.from:g.to] + ":"
 			for n, run := range g.copies {
 				text += pick(n == 0, "", ",")
