@@ -218,28 +218,36 @@ func TestAnOwnersPublicationThatLacksAnEventForAMomentIsCopiedAfresh(t *testing.
 // What others change between flo's look at its publications and the moment it makes sure of them.
 func TestWhatIsChangedWhileFloStartsIsCopiedAfresh(t *testing.T) {
 	parallel(t)
-	ctx := testContext(t)
-	p := newPipeline(t, editedTables)
-	p.ranOnce(ctx, flo.WithSink(p.sink()))
-	lock, watch := p.src.Conn(t), p.src.Conn(t)
-	if _, err := lock.Exec(ctx, `BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('flo publication flo_shop', 0))`); err != nil {
-		t.Fatal(err)
-	}
-	r := p.launch(ctx, flo.WithSink(p.sink()))
-	eventually(t, ctx, "flo waits for the lock", func() (waits bool) {
-		r.running()
-		err := watch.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`).Scan(&waits)
-		return err == nil && waits
-	})
-	oneByOne(t, p.src, `ALTER PUBLICATION flo_shop DROP TABLE t; INSERT INTO t VALUES (1, 'unseen'); ALTER PUBLICATION flo_shop ADD TABLE t`)
-	if _, err := lock.Exec(ctx, `COMMIT`); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, ctx, "a fresh copy", func() bool { r.running(); return p.attempts()["t"] == "2" })
-	p.catchUp(ctx)
-	p.equal(ctx)
-	if got := p.attempts()["u"]; got != "1" {
-		t.Errorf("the other table was copied by %s", got)
+	for name, c := range map[string]struct{ sql, other string }{
+		"a table": {`ALTER PUBLICATION flo_shop DROP TABLE t; INSERT INTO t VALUES (1, 'unseen'); ALTER PUBLICATION flo_shop ADD TABLE t`, "1"},
+		"options": {`ALTER PUBLICATION flo_shop SET (publish = 'truncate'); INSERT INTO t VALUES (1, 'unseen'); ALTER PUBLICATION flo_shop SET (publish = 'insert, update, delete, truncate')`, "2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			p := newPipeline(t, editedTables)
+			p.ranOnce(ctx, flo.WithSink(p.sink()))
+			lock, watch := p.src.Conn(t), p.src.Conn(t)
+			if _, err := lock.Exec(ctx, `BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('flo publication flo_shop', 0))`); err != nil {
+				t.Fatal(err)
+			}
+			r := p.launch(ctx, flo.WithSink(p.sink()))
+			eventually(t, ctx, "flo waits for the lock", func() (waits bool) {
+				r.running()
+				err := watch.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`).Scan(&waits)
+				return err == nil && waits
+			})
+			oneByOne(t, p.src, c.sql)
+			if _, err := lock.Exec(ctx, `COMMIT`); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, ctx, "a fresh copy", func() bool { r.running(); return p.attempts()["t"] == "2" })
+			p.catchUp(ctx)
+			p.equal(ctx)
+			if got := p.attempts()["u"]; got != c.other {
+				t.Errorf("the other table was copied by %s", got)
+			}
+		})
 	}
 }
 

@@ -136,17 +136,21 @@ func (s *replication) edited(ctx context.Context, t *source.Table, now source.En
 	}
 }
 
-// remade reports whether somebody has taken a publication, or a table that isn't due in any case, away since a look at them:
-// flo has put it back, and the next comparison with the record shows what has to be copied.
-func (s *replication) remade(seen source.Entries, due map[uint32]bool) bool {
-	for name, p := range seen.Publications {
-		if now, there := s.entries.Publications[name]; there && now.OID != p.OID {
+// remade reports whether somebody has taken a table that isn't due in any case out of the publications since a look at them, or set
+// their options: flo has put it right, and the next comparison with the record shows what has to be copied.
+func (s *replication) remade(seen source.Entries, asked, due map[uint32]bool) bool {
+	for oid, before := range seen.Tables {
+		now := s.entries.Tables[oid]
+		if due[oid] || !asked[oid] {
+			continue
+		}
+		if len(now) == 0 {
 			return true
 		}
-	}
-	for oid, now := range s.entries.Tables {
-		for _, before := range seen.Tables[oid] {
-			if !due[oid] && slices.ContainsFunc(now, func(e source.Entry) bool { return e.Publication == before.Publication && e.OID != before.OID }) {
+		for _, e := range before {
+			p, there := s.entries.Publications[e.Publication]
+			if there && seen.Publications[e.Publication].Changed(p) ||
+				slices.ContainsFunc(now, func(n source.Entry) bool { return n.Publication == e.Publication && n.OID != e.OID }) {
 				return true
 			}
 		}

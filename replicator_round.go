@@ -135,7 +135,11 @@ func (s *replication) goOn(ctx context.Context) error {
 		if err := s.ensurePublications(ctx, asked); err != nil {
 			return err
 		}
-		if s.remade(seen, due) {
+		wanted := make(map[uint32]bool, len(asked))
+		for i := range asked {
+			wanted[asked[i].OID] = true
+		}
+		if s.remade(seen, wanted, due) {
 			return fmt.Errorf("%w: others have changed the publications meanwhile", errAgain)
 		}
 	}

@@ -65,7 +65,7 @@ const writeTimeout = 30 * time.Second
 
 // Next gives the next event. It waits up to wait for the first byte of it; a wait of 0 takes what has
 // arrived already, or does so within about 100 µs. While lazy reading is on and the source under load,
-// up to 5 ms may pass on top.
+// up to 10 ms may pass on top.
 //
 // An error is the end of the stream: ctx's error if that ended, a *pgconn.PgError if the server said
 // why, otherwise the connection's fault (pgsession.Transient tells). Later calls repeat it.
@@ -224,8 +224,8 @@ func (s *Stream) Confirmed() decode.LSN { return s.flushed }
 // Received gives the highest position that the server has named.
 func (s *Stream) Received() decode.LSN { return s.received }
 
-// SetLazy allows lazy reading: while the source is under load, up to 5 ms pass before a read that
-// follows one of less than 64 KiB. An idle source is read as it comes. Off at first.
+// SetLazy allows lazy reading: while the source is under load, up to 10 ms pass before a read that
+// follows one that has emptied the socket. An idle source is read as it comes. Off at first.
 func (s *Stream) SetLazy(on bool) { s.paced.lazy = on }
 
 // Buffered gives the bytes that have been read from the socket and not yet handed out.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgflo/flo/decode"
 	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/sink"
@@ -154,8 +156,11 @@ func (s *Sink) applyBatch(ctx context.Context, b *sink.Batch) error {
 	}
 	if err != nil && w.swift {
 		w.drop()
-		if s.tx.ended || s.main.pg.IsClosed() || ctx.Err() != nil || !s.main.reset(ctx) {
+		if s.tx.ended {
 			return err
+		}
+		if s.main.pg.IsClosed() || ctx.Err() != nil || !s.main.reset(ctx) {
+			return untried(err)
 		}
 		s.tx = transaction{}
 		s.stats.undone.Add(1)
@@ -168,6 +173,9 @@ func (s *Sink) applyBatch(ctx context.Context, b *sink.Batch) error {
 	}
 	for err != nil {
 		at := w.undoable(err)
+		if at >= 0 && (s.main.pg.IsClosed() || ctx.Err() != nil) {
+			at, err = -1, untried(err)
+		}
 		w.drop()
 		if at < 0 {
 			return err
@@ -177,6 +185,15 @@ func (s *Sink) applyBatch(ctx context.Context, b *sink.Batch) error {
 		}
 	}
 	return nil
+}
+
+// untried is an error before which the connection was lost, so that nobody knows whether what was refused as a whole would
+// have been taken step by step: it is no verdict on any change.
+func untried(err error) error {
+	if !lasting(err) {
+		return err
+	}
+	return &requestError{-1, fmt.Errorf("%w, before what was refused could be tried step by step: %v", pgconn.ErrConnClosed, err)}
 }
 
 // verify locks the checkpoint row for the transaction and makes sure that it is as this sink left it.

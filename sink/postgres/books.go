@@ -37,7 +37,7 @@ func newBooks(schema string) books {
 	}
 	// NO KEY UPDATE keeps other writers of the row out and lets the copy's KEY SHARE in.
 	// https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS
-	b.lock = "SELECT epoch, checkpoint, pg_backend_pid() FROM " + b.checkpoints + " WHERE group_name = $1 AND worker = $2 FOR NO KEY UPDATE"
+	b.lock = b.lockRow("$1", "$2")
 	b.store = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, ahead = '', updated_at = clock_timestamp() WHERE group_name = $1 AND worker = $2"
 	b.storeAll = "UPDATE " + b.checkpoints + " SET checkpoint = $3, incarnation = $4, ahead = $5, updated_at = clock_timestamp() WHERE group_name = $1 AND worker = ANY ($2::text[])"
 	// Division by zero where the row is not as this sink left it, so that the COMMIT sent along is not run.
@@ -45,6 +45,11 @@ func newBooks(schema string) books {
 		" WHERE group_name = $1 AND worker = $2 AND epoch = $5::bigint AND checkpoint = $6 AND pg_backend_pid() = $7::int RETURNING 1)" +
 		" SELECT 1 / count(*) FROM own"
 	return b
+}
+
+// lockRow locks the checkpoint's row and gives what is in it.
+func (b *books) lockRow(group, worker string) string {
+	return "SELECT epoch, checkpoint, pg_backend_pid() FROM " + b.checkpoints + " WHERE group_name = " + group + " AND worker = " + worker + " FOR NO KEY UPDATE"
 }
 
 // ddl creates what is missing.

@@ -1,14 +1,19 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgflo/flo/decode"
@@ -278,32 +283,79 @@ func TestCheckpointThatMovedIsNoticed(t *testing.T) {
 	}
 }
 
-// What the server refuses of a swift transaction is as if it had been written step by step: at the COPY, at the new checkpoint, and
-// at COMMIT.
+// What the server refuses of a swift transaction, at the COPY or at COMMIT, comes out as if it had been written step by step.
 func TestSwiftTransactionsThatAreRefused(t *testing.T) {
 	r := newRig(t, `CREATE TABLE t (k int PRIMARY KEY, v text); INSERT INTO t VALUES (500, 'old');
 		CREATE TABLE p (k int PRIMARY KEY, v int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO p VALUES (5000, 700);
-		CREATE TABLE c (k int CHECK (k <> 800), v text)`).nearby()
+		CREATE TABLE q (k int PRIMARY KEY, v text); CREATE TABLE c (k int CHECK (k <> 800), v text)`).nearby()
 	r.apply(inserts(rel("t", "*k", "v"), 1, 1000)...) // overwrites a row
 	r.want("SELECT count(*), min(v) FROM t", is("1000", "new"))
 	if err := r.try(inserts(rel("c", "k", "v"), 1, 1000)...); err == nil || !sink.IsPermanent(err) || !strings.Contains(err.Error(), "change 799 ") {
 		t.Fatalf("a row that a check refuses: %v", err)
 	}
 	r.open()
-	var taken []*decode.Change
+	taken := inserts(rel("q", "*k", "v"), 1, 1000)
 	for i := range 1000 {
 		taken = append(taken, insert(rel("p", "*k", "v"), numberText(i), numberText(i)))
 	}
-	if err := r.try(taken...); err == nil || pgsession.SQLState(err) != "23505" {
-		t.Fatalf("a deferred key that is taken: %v", err)
+	undone := r.sink.stats.undone.Load()
+	if err := r.try(taken...); err == nil || pgsession.SQLState(err) != "23505" || r.sink.stats.undone.Load() == undone {
+		t.Fatalf("a deferred key that is taken: %v, %d undone", err, r.sink.stats.undone.Load()-undone)
 	}
 	r.open()
-	r.want("SELECT (SELECT count(*) FROM p), (SELECT count(*) FROM c)", is("1", "0"))
+	r.want("SELECT (SELECT count(*) FROM p), (SELECT count(*) FROM q), (SELECT count(*) FROM c)", is("1", "0", "0"))
 	r.apply(append(taken, remove(rel("p", "*k", "v"), "5000", absent))...)
-	r.want("SELECT count(*) FROM p", is("1000"))
-	if n := r.sink.stats.swift.Load(); n != 0 {
-		t.Fatalf("%d swift transactions: this test is about others", n)
+	r.want("SELECT (SELECT count(*) FROM p), (SELECT count(*) FROM q)", is("1000", "1000"))
+	if n := r.sink.stats.swift.Load(); n != 1 {
+		t.Fatalf("%d swift transactions", n)
 	}
+}
+
+// A connection that is lost between the refusal of a batch as a whole and the attempt to write it step by step leaves no verdict on
+// any of its changes.
+func TestARefusalThatCouldNotBeTriedAgainIsNoVerdict(t *testing.T) {
+	r := newRig(t, `CREATE TABLE t (k int PRIMARY KEY, v text); INSERT INTO t VALUES (500, 'old')`)
+	var undone atomic.Bool
+	cfg, err := pgx.ParseConfig(r.db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := cfg.DialFunc
+	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &rollbackLoser{c, &undone}, nil
+	}
+	s, err := NewConfig(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close(context.WithoutCancel(t.Context())) })
+	r.sink, r.st.Epoch = s, 2
+	r.open()
+	r.nearby()
+	if err := r.try(inserts(rel("t", "*k", "v"), 1, 1000)...); !pgsession.Transient(err) || sink.IsPermanent(err) || !undone.Load() {
+		t.Fatalf("lost %v: %v", undone.Load(), err)
+	}
+	r.open()
+	r.apply(inserts(rel("t", "*k", "v"), 1, 1000)...)
+	r.want("SELECT count(*), min(v) FROM t", is("1000", "new"))
+}
+
+// rollbackLoser loses the connection at its first ROLLBACK.
+type rollbackLoser struct {
+	net.Conn
+	lost *atomic.Bool
+}
+
+func (c *rollbackLoser) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("ROLLBACK")) && c.lost.CompareAndSwap(false, true) {
+		c.Conn.Close()
+		return 0, io.ErrClosedPipe
+	}
+	return c.Conn.Write(b)
 }
 
 func TestDeadlocksAreRetried(t *testing.T) {

@@ -17,7 +17,7 @@ const takeOverPatience = "300ms"
 
 // takeOver makes st.Epoch the one that may write, and gives the checkpoint's text. Once it has
 // committed, no session of a lower epoch can commit rows: each of their transactions locks the
-// checkpoint row first and looks at the epoch, and FOR UPDATE has waited for those under way.
+// checkpoint row first and looks at the epoch before it commits, and FOR UPDATE has waited for those under way.
 func (s *Sink) takeOver(ctx context.Context, c *session, st sink.Start) (string, error) {
 	if err := s.books.register(ctx, c.pg, st); err != nil {
 		return "", err

@@ -125,7 +125,7 @@ func (w *writing) maySwift() bool { return w.whole() && w.groups[0].copies != ni
 // opening is what the COPY that begins a swift transaction is sent behind.
 func (w *writing) opening() string {
 	st := w.sink.start.Load()
-	sql := begin + "; " + strings.NewReplacer("$1", literal(st.Group), "$2", literal(st.Worker)).Replace(w.sink.books.lock) + "; "
+	sql := begin + "; " + w.sink.books.lockRow(literal(st.Group), literal(st.Worker)) + "; "
 	if w.sink.tx.deferred {
 		sql += deferConstraints + "; "
 	}
@@ -343,7 +343,7 @@ func (e *setError) Unwrap() error { return e.err }
 // or -1. What may pass by itself is left to those who try the whole transaction again.
 func (w *writing) undoable(err error) int {
 	var req *requestError
-	if w.tried < 0 || !errors.As(err, &req) || w.sink.main.pg.IsClosed() || w.ctx.Err() != nil {
+	if w.tried < 0 || !errors.As(err, &req) {
 		return -1
 	}
 	if g := &w.groups[w.tried]; req.change < g.from || req.change >= g.to || !g.trial() {
