@@ -348,8 +348,10 @@ func (p *pipeline) madeStream(ctx context.Context) jetstream.Stream {
 	js := p.jetStream()
 	var s jetstream.Stream
 	eventually(p.t, ctx, "the stream is made", func() (ok bool) {
+		asked, cancel := context.WithTimeout(ctx, 2*time.Second) // an answer may be lost while streams are made
+		defer cancel()
 		var err error
-		s, err = js.Stream(ctx, streamName)
+		s, err = js.Stream(asked, streamName)
 		return err == nil
 	})
 	return s
