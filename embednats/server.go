@@ -134,6 +134,9 @@ func (s *Server) boot(ctx context.Context) (*server.Server, error) {
 	if err == nil && !srv.ReadyForConnections(readyTimeout) {
 		err = fmt.Errorf("not ready after %s", readyTimeout)
 	}
+	if err == nil {
+		err = firstRequest(ctx, srv)
+	}
 	if err != nil {
 		srv.Shutdown()
 		srv.WaitForShutdown()
@@ -143,6 +146,20 @@ func (s *Server) boot(ctx context.Context) (*server.Server, error) {
 		s.addr = a.String()
 	}
 	return srv, nil
+}
+
+// firstRequest asks JetStream something before anybody else does. An account's subscription to the answers is made at its first request
+// (newServiceReply in nats-server's server/accounts.go), and the answers to others that come at the same moment are lost.
+func firstRequest(ctx context.Context, srv *server.Server) error {
+	nc, err := nats.Connect("", nats.InProcessServer(srv))
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	_, err = nc.RequestWithContext(ctx, "$JS.API.INFO", nil)
+	return err
 }
 
 // readyTimeout bounds the wait for a server whose Start has already returned.

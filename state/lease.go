@@ -183,8 +183,19 @@ func (h *Hold) Leave(ctx context.Context, back time.Duration) error {
 		}
 		l := h.lease
 		l.Released, l.Back = true, back
-		if _, err = h.store.PutLease(ctx, l, h.rev); errors.Is(err, ErrConflict) {
-			err = nil // somebody else has it already
+		if _, err = h.store.PutLease(ctx, l, h.rev); !errors.Is(err, ErrConflict) {
+			return
+		}
+		// A renewal that was cut short by this may have been written; or somebody else has it already.
+		now, rev, rerr := h.store.Lease(ctx, l.Name)
+		switch {
+		case errors.Is(rerr, ErrNotFound) || rerr == nil && (now.Holder != l.Holder || now.Epoch != l.Epoch):
+			err = nil
+		case rerr != nil:
+			err = rerr
+		default:
+			l.Beat = now.Beat
+			_, err = h.store.PutLease(ctx, l, rev)
 		}
 	})
 	return err

@@ -168,3 +168,39 @@ func TestAcquireEndsWithItsContext(t *testing.T) {
 		h.Release(t.Context())
 	})
 }
+
+// slowAnswers is a store that takes a renewal at once and answers it when its context ends.
+type slowAnswers struct {
+	state.Store
+	renewing chan struct{}
+}
+
+func (s *slowAnswers) PutLease(ctx context.Context, l state.Lease, rev uint64) (uint64, error) {
+	rev, err := s.Store.PutLease(ctx, l, rev)
+	if err == nil && l.Beat > 0 && !l.Released {
+		close(s.renewing)
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
+	return rev, err
+}
+
+// A renewal that was on its way when the holder leaves changes nothing about that: the next one needs not wait for its end.
+func TestALeaseIsReleasedInTheMiddleOfARenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowAnswers{Store: state.NewMemory(), renewing: make(chan struct{})}
+		h := acquire(t, t.Context(), s)
+		<-s.renewing
+		began := time.Now()
+		if err := h.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		next := acquire(t, t.Context(), s.Store)
+		if waited := time.Since(began); waited > 0 || next.Epoch() != h.Epoch()+1 {
+			t.Errorf("the next holder has epoch %d, after %d, and waited %s", next.Epoch(), h.Epoch(), waited)
+		}
+		if err := next.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
