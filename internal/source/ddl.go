@@ -196,14 +196,19 @@ type Structure struct {
 // newest catalog (ruleutils.c reads most of them from the system caches), as are the columns of a publication: so the
 // structure is read again behind it.
 func (c Config) StructureAt(ctx context.Context, conn *pgx.Conn, snapshot string, publications []string, oids []uint32) (Structure, error) {
+	s, err := c.structureOnce(ctx, conn, snapshot, publications, oids)
+	if err != nil && pgsession.SQLState(err) != "" && !pgsession.Transient(err) {
+		return c.structureOfEach(ctx, conn, snapshot, publications, oids)
+	}
+	return s, err
+}
+
+func (c Config) structureOnce(ctx context.Context, conn *pgx.Conn, snapshot string, publications []string, oids []uint32) (Structure, error) {
 	s := Structure{Tables: map[uint32]Table{}, Shapes: map[uint32]json.RawMessage{}}
 	tables, before, err := c.structureAt(ctx, conn, snapshot, publications, oids)
 	var now map[uint32]json.RawMessage
 	if err == nil {
-		now, err = c.shapes(ctx, conn, oids)
-	}
-	if err != nil && pgsession.SQLState(err) != "" && !pgsession.Transient(err) && len(oids) > 1 {
-		return c.structureOfEach(ctx, conn, snapshot, publications, oids)
+		now, err = c.shapesNow(ctx, conn, oids)
 	}
 	if err != nil {
 		return s, err
@@ -228,12 +233,12 @@ func (c Config) StructureAt(ctx context.Context, conn *pgx.Conn, snapshot string
 func (c Config) structureOfEach(ctx context.Context, conn *pgx.Conn, snapshot string, publications []string, oids []uint32) (Structure, error) {
 	all := Structure{Tables: map[uint32]Table{}, Shapes: map[uint32]json.RawMessage{}}
 	for _, oid := range oids {
-		one, err := c.StructureAt(ctx, conn, snapshot, publications, []uint32{oid})
+		one, err := c.structureOnce(ctx, conn, snapshot, publications, []uint32{oid})
 		switch {
 		case err != nil && (pgsession.SQLState(err) == "" || pgsession.Transient(err)):
 			return all, err
 		case err != nil:
-			if _, err := c.shapes(ctx, conn, []uint32{oid}); err != nil { // it can't be described as it is now either
+			if _, err := c.shapesNow(ctx, conn, []uint32{oid}); err != nil { // it can't be described as it is now either
 				return all, err
 			}
 			one.Altered = []uint32{oid}
@@ -268,6 +273,24 @@ func (c Config) structureAt(ctx context.Context, conn *pgx.Conn, snapshot string
 		tables[t.OID] = t
 	}
 	return tables, shapes, nil
+}
+
+// describeTries is how often tables are described until no command is in the way.
+const describeTries = 10
+
+// shapesNow is shapes by the newest catalog. A command that commits meanwhile may take away what the query has still seen (an index:
+// "cache lookup failed"), which the next one doesn't see.
+func (c Config) shapesNow(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32]json.RawMessage, error) {
+	backoff := pgsession.Backoff{Base: 20 * time.Millisecond, Cap: 500 * time.Millisecond}
+	for {
+		shapes, err := c.shapes(ctx, conn, oids)
+		if err == nil || pgsession.SQLState(err) == "" || pgsession.Transient(err) || backoff.Attempts() == describeTries {
+			return shapes, err
+		}
+		if err := backoff.Wait(ctx); err != nil {
+			return nil, err
+		}
+	}
 }
 
 func (c Config) shapes(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32]json.RawMessage, error) {

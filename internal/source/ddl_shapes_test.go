@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/internal/pgsession"
 )
 
 // Columns that are renamed, added and dropped while tables are described have one name in a description, in its indexes too,
@@ -102,4 +104,48 @@ func TestATableThatWasAlteredBehindTheSnapshotIsNotDescribed(t *testing.T) {
 	if len(now.Shapes) != 1 || now.Shapes[oids[4]] == nil || len(now.Tables) != 1 || len(now.Tables[oids[4]].Columns) != 1 {
 		t.Errorf("%d structures, %v", len(now.Shapes), now.Tables)
 	}
+}
+
+// Indexes that come and go while their table is described, the only one that is: the server then says "cache lookup failed" of what its
+// query has still seen.
+func TestIndexesThatComeAndGoWhileATableIsDescribed(t *testing.T) {
+	r := newDDLRig(t)
+	r.db.Exec(t, `CREATE TABLE t (a int PRIMARY KEY, b int, c int, d int); CREATE PUBLICATION p FOR ALL TABLES`)
+	conn, exporting := connect(t, r.c), connect(t, r.c)
+	var oid uint32
+	must(t, conn.QueryRow(t.Context(), "SELECT 'public.t'::regclass::oid").Scan(&oid))
+	ctx, cancel := context.WithCancel(t.Context())
+	var stopped sync.WaitGroup
+	for _, column := range []string{"b", "c", "d"} {
+		indexing := connect(t, r.c)
+		stopped.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				sql := []string{fmt.Sprintf("CREATE INDEX %s ON public.t (%[1]s)", column), "DROP INDEX IF EXISTS public." + column}[n%2]
+				if _, err := indexing.Exec(ctx, sql); err != nil && ctx.Err() == nil && pgsession.SQLState(err) != "40P01" {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	altered := 0
+	for range 60 {
+		tx, err := exporting.Begin(t.Context())
+		must(t, err)
+		var snapshot string
+		must(t, tx.QueryRow(t.Context(), "SELECT pg_export_snapshot()").Scan(&snapshot))
+		now, err := r.c.StructureAt(t.Context(), conn, snapshot, []string{"p"}, []uint32{oid})
+		if err != nil {
+			t.Errorf("after %d altered: %v", altered, err)
+			break
+		}
+		must(t, tx.Rollback(t.Context()))
+		altered += len(now.Altered)
+	}
+	cancel()
+	stopped.Wait()
+	if altered == 0 {
+		t.Error("nothing was in the way")
+	}
+	t.Logf("altered meanwhile: %d of 60", altered)
 }
