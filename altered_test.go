@@ -44,3 +44,29 @@ func TestTablesAlteredWhileTheirCopyBegins(t *testing.T) {
 		})
 	}
 }
+
+// A type that is altered behind the making of a table, both while flo is down: the copy brings the rows with the type as it is in
+// the end, and the stream still tells how it was before.
+func TestATypeThatACopyHasBroughtIsNotTakenBack(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.ranOnce(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+	for _, sql := range []string{
+		`CREATE TYPE ct AS (p int, q int)`, `CREATE TYPE mood AS ENUM ('a', 'b')`, `CREATE DOMAIN small AS int CHECK (VALUE < 10)`,
+		`CREATE TABLE uses (id int PRIMARY KEY, c ct, m mood, s small)`, `INSERT INTO uses VALUES (1, ROW(1, 2), 'a', 1)`,
+		`ALTER TYPE ct ADD ATTRIBUTE z text`, `ALTER TYPE mood RENAME VALUE 'b' TO 'c'`, `ALTER DOMAIN small DROP CONSTRAINT small_check`,
+		`UPDATE uses SET c = ROW(3, 4, 'z'), m = 'c', s = 100`, `ALTER TYPE ct RENAME ATTRIBUTE p TO first`,
+	} {
+		p.src.Exec(t, sql)
+	}
+	p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.equal(ctx, "uses")
+	p.src.Exec(t, `ALTER TYPE ct DROP ATTRIBUTE q; INSERT INTO uses VALUES (2, ROW(5, 'y'), 'a', 1000)`)
+	p.catchUp(ctx)
+	p.equal(ctx, "uses")
+	if got := p.dst.QueryString(t, `SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'ct'::regclass AND NOT attisdropped`); got != "first z" {
+		t.Errorf("the type has %q", got)
+	}
+}

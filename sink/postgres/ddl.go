@@ -92,6 +92,7 @@ type ddl struct {
 	ran    int         // how many statements have altered the destination
 	unmade []*DDLError // types that the role may not create
 	at     decode.LSN  // the transaction's commit; 0: before a copy, which is ahead of all that was told so far
+	copied decode.LSN  // before a copy: the point from which on its rows are
 	// anew are the source tables whose rows a schema change of the transaction has said to be written anew.
 	anew map[uint32]bool
 }

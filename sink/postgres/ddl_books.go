@@ -34,6 +34,13 @@ type page struct {
 	dest   decode.Name
 	table  *decode.TableShape // or
 	typ    *decode.TypeShape
+	until  decode.LSN // of a type: a copy has brought it as it was here, so what is told of it by earlier commits is past
+}
+
+// typePaper is a type's page as it is written.
+type typePaper struct {
+	*decode.TypeShape
+	Until decode.LSN `json:"flo_until,omitempty"`
 }
 
 func tableOf(t *decode.TableShape) *page {
@@ -70,8 +77,9 @@ func (b *structures) pages(where string, args ...string) ([]*page, error) {
 			p.table = new(decode.TableShape)
 			err = json.Unmarshal(r[6], p.table)
 		} else {
-			p.typ = new(decode.TypeShape)
-			err = json.Unmarshal(r[6], p.typ)
+			paper := typePaper{TypeShape: new(decode.TypeShape)}
+			err = json.Unmarshal(r[6], &paper)
+			p.typ, p.until = paper.TypeShape, paper.Until
 		}
 		if err != nil {
 			return nil, fmt.Errorf("sink/postgres: %s: OID %d: %w", b.table, oid, err)
@@ -160,7 +168,7 @@ func (b *structures) write(over bool, pages []*page) error {
 	for i, p := range pages {
 		records[i] = record{p.kind, p.oid, p.source.Schema, p.source.Name, p.dest.Schema, p.dest.Name, p.table}
 		if p.kind == typePage {
-			records[i].Shape = p.typ
+			records[i].Shape = typePaper{p.typ, p.until}
 		}
 	}
 	list, err := json.Marshal(records)
@@ -200,7 +208,9 @@ func (b *structures) remove(p *page) error {
 func (d *ddl) baseline() error {
 	var pages []*page
 	for i := range d.change.Types {
-		pages = append(pages, typeOf(&d.change.Types[i]))
+		page := typeOf(&d.change.Types[i])
+		page.until = d.copied
+		pages = append(pages, page)
 	}
 	for i := range d.change.Tables {
 		pages = append(pages, tableOf(&d.change.Tables[i]))

@@ -43,6 +43,7 @@ func (s *Sink) withSchemas(ctx context.Context, tables []sink.CopyTable, f func(
 				return err
 			}
 			d := s.newDDL(ctx, c.pg, st, t.Schema)
+			d.copied = t.Point
 			if err := f(d); err != nil {
 				return fmt.Errorf("sink/postgres: before a copy: %w", err)
 			}

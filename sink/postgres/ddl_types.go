@@ -55,6 +55,9 @@ func (d *ddl) typ(t *decode.TypeShape) error {
 	if err != nil {
 		return err
 	}
+	if p != nil && d.at != 0 && d.at < p.until {
+		return nil
+	}
 	live, err := d.liveType(t.Qualified())
 	if err != nil {
 		return err
@@ -94,7 +97,11 @@ func (d *ddl) typ(t *decode.TypeShape) error {
 	if err := d.comment(pick(t.Kind == "d", "DOMAIN ", "TYPE ")+identOf(t.Qualified()), was, t.Comment, live.comment); err != nil {
 		return err
 	}
-	return d.books.put(typeOf(t))
+	page := typeOf(t)
+	if page.until = d.copied; p != nil {
+		page.until = max(page.until, p.until)
+	}
+	return d.books.put(page)
 }
 
 // liveType looks a type up; nil if there is none.
