@@ -70,3 +70,50 @@ func TestATypeThatACopyHasBroughtIsNotTakenBack(t *testing.T) {
 		t.Errorf("the type has %q", got)
 	}
 }
+
+// What comes for a table that waits for its fresh copy is part of what that copy brings: constraints that its old rows don't keep.
+func TestATableThatWaitsForItsCopyGetsItsConstraintsWithIt(t *testing.T) {
+	long(t)
+	parallel(t)
+	const fresh = `ALTER TABLE t%[1]d ADD r float8 DEFAULT random();`
+	alter := []string{
+		`BEGIN; ALTER TABLE t%[1]d ADD q int; UPDATE t%[1]d SET q = id; ALTER TABLE t%[1]d ALTER q SET NOT NULL; COMMIT`,
+		`UPDATE t%[1]d SET v = '' WHERE v IS NULL; ALTER TABLE t%[1]d ALTER v SET NOT NULL`,
+		`UPDATE t%[1]d SET v = 'y'; ALTER TABLE t%[1]d ADD CHECK (v = 'y')`,
+		`UPDATE t%[1]d SET v = id::text; CREATE UNIQUE INDEX ON t%[1]d (v)`,
+		`UPDATE t%[1]d SET w = 2; ALTER TABLE parts ADD r float8; ALTER TABLE parts ATTACH PARTITION t%[1]d FOR VALUES IN (2)`,
+		`ALTER TABLE t%[1]d RENAME v TO x; ALTER TABLE t%[1]d RENAME TO renamed; UPDATE renamed SET x = 'y', w = 9; ALTER TABLE renamed DROP w, ADD CHECK (x <> '')`,
+	}
+	for _, running := range []bool{true, false} {
+		t.Run(map[bool]string{true: "while running", false: "while stopped"}[running], func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			p := newPipeline(t)
+			p.src.Exec(t, `CREATE TABLE parts (id int NOT NULL, v text, w int) PARTITION BY LIST (w)`)
+			for i := range alter {
+				p.src.Exec(t, fmt.Sprintf(`CREATE TABLE t%[1]d (id int NOT NULL, v text, w int DEFAULT 1); ALTER TABLE t%[1]d REPLICA IDENTITY FULL; INSERT INTO t%[1]d SELECT i, CASE WHEN i %% 2 = 0 THEN 'x' END FROM generate_series(1, 300) i`, i))
+			}
+			r := p.launch(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+			p.catchUp(ctx)
+			if !running {
+				if err := r.stop(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i, sql := range alter {
+				p.src.Exec(t, fmt.Sprintf(fresh, i))
+				p.src.Exec(t, fmt.Sprintf(sql, i))
+			}
+			if !running {
+				r = p.launch(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+			}
+			p.catchUp(ctx)
+			r.running()
+			tables := []string{"parts", "renamed"}
+			for i := range len(alter) - 1 {
+				tables = append(tables, fmt.Sprint("t", i))
+			}
+			p.equal(ctx, tables...)
+		})
+	}
+}

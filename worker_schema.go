@@ -59,8 +59,8 @@ func (f *feed) supersede(s *decode.SchemaChange) bool {
 		return true
 	}
 	later := func(oid uint32) bool {
-		at := f.skips[oid]
-		return at != pending && f.tx.CommitLSN < at
+		at, skipped := f.skips[oid]
+		return skipped && (at == pending || f.tx.CommitLSN < at)
 	}
 	s.Tables = slices.DeleteFunc(s.Tables, func(t decode.TableShape) bool { return later(t.OID) })
 	s.Dropped = slices.DeleteFunc(s.Dropped, func(d decode.Dropped) bool { return d.Kind == "table column" && later(d.OID) })

@@ -190,8 +190,12 @@ func (d *ddl) run(object decode.Name, action, sql string) error {
 	if _, err := exec(d.ctx, d.pg, sql); err != nil {
 		return d.fail(object, action, sql, err)
 	}
-	d.sink.config.logger.InfoContext(d.ctx, "altered the destination as the source was", "what", object.String(), "action", action)
+	d.altered(object, action)
 	return nil
+}
+
+func (d *ddl) altered(object decode.Name, action string) {
+	d.sink.config.logger.InfoContext(d.ctx, "altered the destination as the source was", "what", object.String(), "action", action)
 }
 
 // attempt is run for a statement that may be refused: what came before it in the transaction then stays.

@@ -350,7 +350,7 @@ func (a *altering) retype(c, o *decode.ColumnShape, l *liveColumn) (bool, error)
 		}
 		return true, err
 	}
-	if len(a.shared) > 0 {
+	if len(a.shared) > 0 { // see empty
 		return false, &DDLError{Object: a.next.dest, Action: action, SQL: cast, Err: err,
 			Remedy: fmt.Sprintf("other tables of this or other sources go into it too, so it isn't emptied for a fresh copy: ALTER COLUMN %s TYPE %s USING an expression that holds for all rows, by hand, and start again", ident(l.name), c.Type)}
 	}
@@ -358,14 +358,41 @@ func (a *altering) retype(c, o *decode.ColumnShape, l *liveColumn) (bool, error)
 		return false, a.fail(a.next.dest, action, cast, err) // rows of others are in it
 	}
 	// The source did it by an expression that isn't known: the rows come afresh.
-	a.sink.config.logger.WarnContext(a.ctx, "emptied a destination table whose rows the source wrote anew in a way that can't be repeated; a fresh copy brings them",
-		"table", a.next.dest.String(), "why", err.Error())
-	if err := a.attempt("TRUNCATE TABLE " + a.live.sql()); err != nil {
-		if err := a.run(a.next.dest, "emptying it before a fresh copy", "DELETE FROM "+a.live.sql()); err != nil {
-			return false, err
-		}
+	if err := a.empty(err); err != nil {
+		return false, err
 	}
 	return true, a.run(a.next.dest, action, sql+"NULL::"+c.Type)
+}
+
+// empty takes the rows out of a table that a fresh copy fills.
+func (a *altering) empty(why error) error {
+	a.sink.config.logger.WarnContext(a.ctx, "emptied a destination table whose rows the source wrote anew in a way that can't be repeated; a fresh copy brings them",
+		"table", a.next.dest.String(), "why", why.Error())
+	err := a.attempt("TRUNCATE TABLE " + a.live.sql())
+	if err != nil {
+		err = a.ddl.run(a.next.dest, "emptying it before a fresh copy", "DELETE FROM "+a.live.sql())
+	}
+	return err
+}
+
+// run is ddl's for a table whose rows may be in the way of a constraint: they are taken out if a fresh copy brings them, without
+// what the source has changed in them since.
+func (a *altering) run(object decode.Name, action, sql string) error {
+	if a.live == nil || !a.rewritten() || len(a.shared) > 0 || a.keysOf(a.next.dest) != nil {
+		return a.ddl.run(object, action, sql)
+	}
+	err := a.attempt(sql)
+	if err == nil {
+		a.altered(object, action)
+		return nil
+	}
+	if !strings.HasPrefix(pgsession.SQLState(err), "23") {
+		return a.fail(object, action, sql, err)
+	}
+	if err := a.empty(err); err != nil {
+		return err
+	}
+	return a.ddl.run(object, action, sql)
 }
 
 // unlikeCast reports whether a cast was refused because of the values, or for there is none.
