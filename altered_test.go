@@ -117,3 +117,24 @@ func TestATableThatWaitsForItsCopyGetsItsConstraintsWithIt(t *testing.T) {
 		})
 	}
 }
+
+// A generated column goes in the command that gives the column that it is made of another type.
+func TestAGeneratedColumnGoesAsItsBaseIsRetyped(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t)
+	p.src.Exec(t, `CREATE TABLE t (id int PRIMARY KEY, v text, g int GENERATED ALWAYS AS (length(v)) STORED); INSERT INTO t VALUES (1, 'a');
+		CREATE TABLE u (id int PRIMARY KEY, v text, g int GENERATED ALWAYS AS (length(v)) STORED); INSERT INTO u VALUES (1, 'a')`)
+	r := p.launch(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.src.Exec(t, `ALTER TABLE t DROP g, ALTER v TYPE varchar(40); INSERT INTO t VALUES (2, 'b')`)
+	p.src.Exec(t, `ALTER TABLE u DROP g, ALTER v TYPE varchar(40), ADD g text; INSERT INTO u VALUES (2, 'b', 'c')`)
+	p.catchUp(ctx)
+	r.running()
+	p.equal(ctx, "t", "u")
+	const columns = `SELECT string_agg(concat(attrelid::regclass, '.', attname, ' ', format_type(atttypid, atttypmod), attgenerated), ', ' ORDER BY attrelid::regclass::text, attname)
+		FROM pg_attribute WHERE attrelid IN ('t'::regclass, 'u'::regclass) AND attnum > 0 AND NOT attisdropped`
+	if want, got := p.src.QueryString(t, columns), p.dst.QueryString(t, columns); got != want {
+		t.Errorf("the destination has %s, want %s", got, want)
+	}
+}

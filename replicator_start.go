@@ -395,8 +395,8 @@ func (s *replication) ensurePublications(ctx context.Context, tables []source.Ta
 		}
 	}
 	p, err := s.r.source.EnsurePublication(ctx, s.conn, source.PublicationSpec{Name: s.r.cfg.publicationName(), Tables: tables})
-	if state := pgsession.SQLState(err); state == undefinedTable || state == duplicateObject || errors.Is(err, source.ErrRenamed) {
-		return fmt.Errorf("%w: a table was dropped or renamed since it was looked for: %w", errAgain, err)
+	if state := pgsession.SQLState(err); state == undefinedTable || state == duplicateObject || state == invalidParameter || errors.Is(err, source.ErrRenamed) {
+		return fmt.Errorf("%w: a table was dropped, renamed, or made unlogged since it was looked for: %w", errAgain, err)
 	}
 	if err != nil {
 		return err

@@ -293,6 +293,8 @@ const undefinedObject = "42704"
 const (
 	undefinedTable  = "42P01"
 	duplicateObject = "42710"
+	// invalidParameter is that for one that can't be published, such as an unlogged one.
+	invalidParameter = "22023"
 )
 
 // wait is how long to wait for the server: not at all if a batch could go right now.

@@ -330,6 +330,16 @@ func (a *altering) retype(c, o *decode.ColumnShape, l *liveColumn) (bool, error)
 				Remedy: fmt.Sprintf("the column was there already, and can't hold every value (%s): ALTER TABLE %s ALTER COLUMN %s TYPE %s by hand, and start again", why, a.live.sql(), ident(l.name), c.Type)}
 		}
 	}
+	if a.page != nil { // a command that writes the rows anew is told of before what it drops, which may be made of this column
+		for _, x := range gone(a.page.table, a.shape) {
+			if x.Kind != "table column" {
+				continue
+			}
+			if err := a.dropColumn(&x, true); err != nil {
+				return false, err
+			}
+		}
+	}
 	column := "ALTER COLUMN " + ident(l.name)
 	sql := "ALTER TABLE " + a.live.sql() + " "
 	if l.generated != "" {
