@@ -98,6 +98,9 @@ func (e *SinkError) Error() string {
 		where = fmt.Sprintf("copied rows %s of table %s: ", e.Copy, e.Table)
 	case e.Position != (decode.Position{}):
 		where = fmt.Sprintf("position %s of table %s: ", e.Position, e.Table)
+		if e.Table == (decode.Name{}) { // a schema change: its error names what it is about
+			where = fmt.Sprintf("position %s: ", e.Position)
+		}
 	}
 	return fmt.Sprintf("flo: worker %q: %s%v", e.Worker, where, e.Err)
 }
