@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/pgflo/flo"
+	"github.com/pgflo/flo/sink/postgres"
 )
 
 // Tables are altered while the source makes the slot and their copy begins. A destination that flo makes has what the
@@ -136,5 +137,30 @@ func TestAGeneratedColumnGoesAsItsBaseIsRetyped(t *testing.T) {
 		FROM pg_attribute WHERE attrelid IN ('t'::regclass, 'u'::regclass) AND attnum > 0 AND NOT attisdropped`
 	if want, got := p.src.QueryString(t, columns), p.dst.QueryString(t, columns); got != want {
 		t.Errorf("the destination has %s, want %s", got, want)
+	}
+}
+
+// A group that doesn't copy never takes rows out of the destination, whatever of the source's new structure they don't keep.
+func TestWithoutCopiesNoTableIsEmptied(t *testing.T) {
+	parallel(t)
+	for name, alter := range map[string]string{
+		"a constraint": `ALTER TABLE t ADD r float8 DEFAULT random(); ALTER TABLE t ALTER v SET NOT NULL`,
+		"a type":       `ALTER TABLE t ALTER v TYPE int USING length(v)`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			p := newPipeline(t, smallTable)
+			p.dst.Exec(t, `INSERT INTO t VALUES (1, NULL), (2, 'kept')`)
+			r := p.launch(ctx, flo.WithMode(flo.StreamOnly), flo.WithDDL(), flo.WithSink(p.sink()))
+			p.catchUp(ctx)
+			p.src.Exec(t, `INSERT INTO t VALUES (3, 'streamed')`)
+			p.catchUp(ctx)
+			p.src.Exec(t, `BEGIN; `+alter+`; COMMIT`)
+			wantStop(t, r.ends(ctx), postgres.ErrDDL, `column "v"`)
+			if got := p.dst.QueryString(t, `SELECT string_agg(id || coalesce(v, ''), ' ' ORDER BY id) FROM t`); got != "1 2kept 3streamed" {
+				t.Errorf("the destination has %q", got)
+			}
+		})
 	}
 }

@@ -360,7 +360,7 @@ func (a *altering) retype(c, o *decode.ColumnShape, l *liveColumn) (bool, error)
 		}
 		return true, err
 	}
-	if len(a.shared) > 0 { // see empty
+	if len(a.shared) > 0 {
 		return false, &DDLError{Object: a.next.dest, Action: action, SQL: cast, Err: err,
 			Remedy: fmt.Sprintf("other tables of this or other sources go into it too, so it isn't emptied for a fresh copy: ALTER COLUMN %s TYPE %s USING an expression that holds for all rows, by hand, and start again", ident(l.name), c.Type)}
 	}
@@ -368,21 +368,28 @@ func (a *altering) retype(c, o *decode.ColumnShape, l *liveColumn) (bool, error)
 		return false, a.fail(a.next.dest, action, cast, err) // rows of others are in it
 	}
 	// The source did it by an expression that isn't known: the rows come afresh.
-	if err := a.empty(err); err != nil {
-		return false, err
+	if emptied, ferr := a.empty(err); ferr != nil {
+		return false, ferr
+	} else if !emptied {
+		return false, a.fail(a.next.dest, action, cast, err)
 	}
 	return true, a.run(a.next.dest, action, sql+"NULL::"+c.Type)
 }
 
-// empty takes the rows out of a table that a fresh copy fills.
-func (a *altering) empty(why error) error {
+// empty takes the rows out of a table that a fresh copy fills; it reports false, and does nothing, if none comes: the group
+// has never copied anything.
+func (a *altering) empty(why error) (bool, error) {
+	copies, err := yes(a.ctx, a.pg, "SELECT $3 OR EXISTS (SELECT FROM "+a.sink.books.copies+" WHERE group_name = $1 AND worker = $2)",
+		a.st.Group, a.st.Worker, pick(a.copied != 0, "t", "f"))
+	if err != nil || !copies {
+		return false, err
+	}
 	a.sink.config.logger.WarnContext(a.ctx, "emptied a destination table whose rows the source wrote anew in a way that can't be repeated; a fresh copy brings them",
 		"table", a.next.dest.String(), "why", why.Error())
-	err := a.attempt("TRUNCATE TABLE " + a.live.sql())
-	if err != nil {
-		err = a.ddl.run(a.next.dest, "emptying it before a fresh copy", "DELETE FROM "+a.live.sql())
+	if err := a.attempt("TRUNCATE TABLE " + a.live.sql()); err != nil {
+		return true, a.ddl.run(a.next.dest, "emptying it before a fresh copy", "DELETE FROM "+a.live.sql())
 	}
-	return err
+	return true, nil
 }
 
 // run is ddl's for a table whose rows may be in the way of a constraint: they are taken out if a fresh copy brings them, without
@@ -399,8 +406,10 @@ func (a *altering) run(object decode.Name, action, sql string) error {
 	if !strings.HasPrefix(pgsession.SQLState(err), "23") {
 		return a.fail(object, action, sql, err)
 	}
-	if err := a.empty(err); err != nil {
-		return err
+	if emptied, ferr := a.empty(err); ferr != nil {
+		return ferr
+	} else if !emptied {
+		return a.fail(object, action, sql, err)
 	}
 	return a.ddl.run(object, action, sql)
 }

@@ -98,8 +98,8 @@ func (d *ddl) typ(t *decode.TypeShape) error {
 		return err
 	}
 	page := typeOf(t)
-	if page.until = d.copied; p != nil {
-		page.until = max(page.until, p.until)
+	if page.until = d.copied; page.until == 0 && p != nil { // a copy counts, also one of a source whose positions are lower
+		page.until = p.until
 	}
 	return d.books.put(page)
 }
