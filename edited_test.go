@@ -1,11 +1,14 @@
 package flo_test
 
 import (
+	"context"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/flotest"
@@ -232,11 +235,7 @@ func TestWhatIsChangedWhileFloStartsIsCopiedAfresh(t *testing.T) {
 				t.Fatal(err)
 			}
 			r := p.launch(ctx, flo.WithSink(p.sink()))
-			eventually(t, ctx, "flo waits for the lock", func() (waits bool) {
-				r.running()
-				err := watch.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`).Scan(&waits)
-				return err == nil && waits
-			})
+			waitsForPublications(t, ctx, r, watch)
 			oneByOne(t, p.src, c.sql)
 			if _, err := lock.Exec(ctx, `COMMIT`); err != nil {
 				t.Fatal(err)
@@ -249,6 +248,40 @@ func TestWhatIsChangedWhileFloStartsIsCopiedAfresh(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A table that becomes unlogged between the look at the catalog and its joining the publication is left out by the next look.
+func TestATableThatBecomesUnloggedWhileItJoinsStopsNothing(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.ranOnce(ctx, flo.WithSink(p.sink()))
+	p.src.Exec(t, `CREATE TABLE brief (id int PRIMARY KEY)`)
+	p.dst.Exec(t, `CREATE TABLE brief (id int PRIMARY KEY)`)
+	lock, watch := p.src.Conn(t), p.src.Conn(t)
+	if _, err := lock.Exec(ctx, `BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('flo publication flo_shop', 0))`); err != nil {
+		t.Fatal(err)
+	}
+	r := p.launch(ctx, flo.WithSink(p.sink()))
+	waitsForPublications(t, ctx, r, watch)
+	p.src.Exec(t, `ALTER TABLE brief SET UNLOGGED`)
+	if _, err := lock.Exec(ctx, `COMMIT`); err != nil {
+		t.Fatal(err)
+	}
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'a')`)
+	p.catchUp(ctx)
+	p.equal(ctx, "t")
+	r.running()
+}
+
+// waitsForPublications waits until flo waits for the lock under which it changes its publications.
+func waitsForPublications(t *testing.T, ctx context.Context, r *run, watch *pgx.Conn) {
+	t.Helper()
+	eventually(t, ctx, "flo waits for the lock", func() (waits bool) {
+		r.running()
+		err := watch.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`).Scan(&waits)
+		return err == nil && waits
+	})
 }
 
 // A publication that was dropped and made again can't be used for what was written before. From 18 on PostgreSQL reads changes of

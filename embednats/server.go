@@ -151,7 +151,7 @@ func (s *Server) boot(ctx context.Context) (*server.Server, error) {
 // firstRequest asks JetStream something before anybody else does. An account's subscription to the answers is made at its first request
 // (newServiceReply in nats-server's server/accounts.go), and the answers to others that come at the same moment are lost.
 func firstRequest(ctx context.Context, srv *server.Server) error {
-	nc, err := nats.Connect("", nats.InProcessServer(srv))
+	nc, err := nats.Connect("", nats.InProcessServer(srv), nats.Timeout(readyTimeout))
 	if err != nil {
 		return err
 	}

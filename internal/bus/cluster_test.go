@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/url"
@@ -141,9 +142,10 @@ func TestReplicatedStreamChangesItsLeader(t *testing.T) {
 		publish(t, p, i, 1000)
 		switch i {
 		case n / 4, n / 3:
-			if _, err := nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+s.Name(), nil, 5*time.Second); err != nil {
-				t.Fatal(err)
-			}
+			until(t, "the leader steps down", func() bool { // nobody answers while the stream has none
+				m, err := nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+s.Name(), nil, time.Second)
+				return err == nil && bytes.Contains(m.Data, []byte(`"success":true`))
+			})
 		case n / 2:
 			until(t, "the stream has a leader", func() bool { stopped = c.leader(s.Name()); return stopped >= 0 })
 			c.stop(stopped)
