@@ -13,7 +13,7 @@ import (
 )
 
 // slack is what a busy machine may add to a bound.
-const slack = 1500 * time.Millisecond
+const slack = 4 * time.Second
 
 // stopsWithin stops a run, and checks that it took no longer than the bound, and that nothing is left: no
 // goroutine, no session at either database, no temporary slot.

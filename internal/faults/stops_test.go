@@ -33,7 +33,7 @@ func TestStopsInOrder(t *testing.T) {
 		if err := m.process().stop(r.ctx); err != nil {
 			t.Fatalf("%s: stopping: %v", m.cfg.Name, err)
 		}
-		if took := time.Since(began); took > 5*time.Second {
+		if took := time.Since(began); took > 8*time.Second {
 			t.Errorf("%s took %s to stop", m.cfg.Name, took)
 		}
 		must(t, m.start())

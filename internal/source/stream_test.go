@@ -195,7 +195,7 @@ func TestFastShutdownUnderLoadDoesNotWait(t *testing.T) {
 		must(t, server.Kill())
 	}
 	got = <-done
-	if err == nil || got.err != nil || got.took > 5*time.Second {
+	if err == nil || got.err != nil || got.took > 15*time.Second {
 		t.Fatalf("the server took %v to stop: %v", got.took, got.err)
 	}
 	if <-load == nil {
@@ -223,7 +223,7 @@ func TestContextEndsABlockedNext(t *testing.T) {
 		}
 		break
 	}
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("Next took %v to end", took)
 	}
 	must(t, s.Close(context.Background()))
