@@ -164,3 +164,70 @@ func TestWithoutCopiesNoTableIsEmptied(t *testing.T) {
 		})
 	}
 }
+
+// Types that are altered behind the making of a table that uses them, all while flo is down: rows of others that use them are still to
+// come, written for the types as they were before.
+func TestATableThatSharesAlteredTypesIsCopiedBehindThem(t *testing.T) {
+	parallel(t)
+	for _, sync := range []bool{false, true} {
+		t.Run(fmt.Sprintf("schema sync %v", sync), func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			p := newPipeline(t)
+			var opts []postgres.Option
+			if sync {
+				opts = append(opts, postgres.WithSchemaSync(p.src.URL))
+			}
+			const base = `CREATE SCHEMA s2; CREATE TYPE mood AS ENUM ('a', 'b'); CREATE TYPE mood2 AS ENUM ('c'); CREATE TYPE pair AS (m mood, n int);
+				CREATE TABLE t (id int PRIMARY KEY, m mood, ms mood[], p pair, m2 mood2); CREATE TABLE s2.x (id int PRIMARY KEY)`
+			p.src.Exec(t, base+`; INSERT INTO t VALUES (1, 'a', '{a,b}', ROW('a', 1), 'c')`)
+			if !sync {
+				p.dst.Exec(t, base)
+			}
+			p.ranOnce(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
+			for _, sql := range []string{
+				`INSERT INTO t VALUES (2, 'b', '{b}', ROW('b', 2), 'c')`,
+				`ALTER TABLE t ADD d mood DEFAULT 'a', ADD CHECK (d <> 'b'::mood OR m2 = 'c'::mood2)`,
+				`CREATE TABLE uses (id int PRIMARY KEY, m mood DEFAULT 'b', p pair)`,
+				`ALTER TYPE mood SET SCHEMA s2`, `INSERT INTO t VALUES (3, 'b', '{}', NULL)`,
+				`ALTER TABLE t ADD d2 s2.mood DEFAULT 'b'; CREATE INDEX ti ON t (id) WHERE m = 'a'::s2.mood`,
+				`ALTER TYPE s2.mood RENAME TO "Mo od"`, `ALTER TYPE s2."Mo od" RENAME VALUE 'a' TO 'A!'`, `ALTER TYPE pair ADD ATTRIBUTE x text`,
+				`INSERT INTO t VALUES (4, 'A!', '{A!}', ROW('A!', 4, 'y')); INSERT INTO uses VALUES (1, 'A!', ROW('A!', 1, 'y'))`,
+				`ALTER SCHEMA s2 RENAME TO "S 2"`, `ALTER TABLE t ADD d3 "S 2"."Mo od"[]; INSERT INTO t (id, m, d3) VALUES (5, 'b', '{b}'); INSERT INTO "S 2".x VALUES (1)`,
+			} {
+				p.src.Exec(t, sql)
+			}
+			p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
+			p.catchUp(ctx)
+			p.src.Exec(t, `ALTER TYPE "S 2"."Mo od" ADD VALUE 'z'`)
+			p.src.Exec(t, `INSERT INTO t (id, m) VALUES (6, 'z')`)
+			p.catchUp(ctx)
+			p.equal(ctx, "t", "uses", `"S 2".x`)
+			const types = `SELECT string_agg(n.nspname || '.' || typname, ' ' ORDER BY 1) FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace WHERE typtype = 'e'`
+			if got, want := p.dst.QueryString(t, types), p.src.QueryString(t, types); got != want {
+				t.Errorf("the destination has the types %s, want %s", got, want)
+			}
+			if got := p.dst.QueryString(t, `SELECT count(*) FROM pg_namespace WHERE nspname = 's2'`); got != "0" {
+				t.Error("the schema's old name is still there")
+			}
+		})
+	}
+}
+
+// An alteration that no event trigger has told of never comes: the copy is put off twice, and no more.
+func TestACopyWaitsForNoAlterationThatIsNotTold(t *testing.T) {
+	long(t)
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t)
+	const base = `CREATE TYPE mood AS ENUM ('a', 'b'); CREATE TABLE t (id int PRIMARY KEY, m mood)`
+	p.src.Exec(t, base+`; INSERT INTO t VALUES (1, 'a')`)
+	p.dst.Exec(t, base)
+	p.ranOnce(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+	p.src.Exec(t, `CREATE TABLE uses (id int PRIMARY KEY, m mood)`)
+	p.src.Exec(t, `BEGIN; ALTER EVENT TRIGGER flo_ddl_command_end DISABLE; ALTER TYPE mood RENAME VALUE 'a' TO 'A'; ALTER EVENT TRIGGER flo_ddl_command_end ENABLE ALWAYS; COMMIT`)
+	p.src.Exec(t, `INSERT INTO uses VALUES (1, 'A')`)
+	p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.equal(ctx, "t", "uses")
+}

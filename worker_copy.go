@@ -147,6 +147,10 @@ func (d *drainer) planned(ctx context.Context, copyAll func() error) error {
 		if err == nil {
 			break
 		}
+		var ahead *sink.AheadError
+		if errors.As(err, &ahead) && d.putOff(ctx, ahead) {
+			continue
+		}
 		if given, serr := d.givenUp(ctx); serr != nil || !given {
 			return errors.Join(serr, d.sinkError(nil, err))
 		}
@@ -161,6 +165,19 @@ func (d *drainer) planned(ctx context.Context, copyAll func() error) error {
 		}
 	}
 	return nil
+}
+
+// putOff leaves tables to a later copy. It reports whether it has left out any.
+func (d *drainer) putOff(ctx context.Context, ahead *sink.AheadError) bool {
+	before := len(d.dropped)
+	d.want(ctx, ahead.Error(), ahead.Sources...)
+	for _, table := range ahead.Sources {
+		if d.tables[table] != nil {
+			d.drop(table)
+		}
+	}
+	d.keepTogether(ctx)
+	return len(d.dropped) > before
 }
 
 // givenUp looks, after an error of the sink, whether it was about tables that a later attempt has taken over: renamed

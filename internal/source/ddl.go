@@ -21,7 +21,7 @@ import (
 )
 
 // DDLVersion of what ddl.sql installs. It rises with each change of it.
-const DDLVersion = 3
+const DDLVersion = 4
 
 // MinDDLVersion is the first whose pgoutput sends logical messages, as server_version_num.
 // https://www.postgresql.org/docs/14/protocol-logical-replication.html

@@ -163,6 +163,7 @@ CREATE OR REPLACE FUNCTION flo.ddl_touched(OUT tables oid[], OUT made oid[], OUT
 		SELECT t.* FROM (
 			SELECT 'pg_type'::regclass, c.objid, c.tag FROM cmd c WHERE c.classid = 'pg_type'::regclass AND c.tag NOT LIKE 'CREATE%'
 			UNION ALL SELECT 'pg_class'::regclass, k.oid, c.tag FROM cmd c JOIN pg_class k ON c.classid = 'pg_class'::regclass AND k.oid = c.objid AND k.relkind = 'c' WHERE c.tag NOT LIKE 'CREATE%'
+			UNION ALL SELECT 'pg_type'::regclass, y.oid, c.tag FROM cmd c JOIN pg_type y ON c.classid = 'pg_namespace'::regclass AND y.typnamespace = c.objid AND y.typtype IN ('e', 'c', 'd', 'r') WHERE c.tag = 'ALTER SCHEMA'
 			UNION ALL SELECT 'pg_type'::regclass, k.contypid, c.tag FROM cmd c JOIN pg_constraint k ON c.classid = 'pg_constraint'::regclass AND k.oid = c.objid AND k.contypid <> 0
 		) t (kind, oid, tag)
 		UNION

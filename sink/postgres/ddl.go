@@ -93,6 +93,7 @@ type ddl struct {
 	unmade []*DDLError // types that the role may not create
 	at     decode.LSN  // the transaction's commit; 0: before a copy, which is ahead of all that was told so far
 	copied decode.LSN  // before a copy: the point from which on its rows are
+	left   []string    // schemas out of which something was moved
 	// anew are the source tables whose rows a schema change of the transaction has said to be written anew.
 	anew map[uint32]bool
 }
@@ -181,7 +182,15 @@ func (d *ddl) apply() error {
 	if err := d.types(); err != nil {
 		return err
 	}
-	return d.tables()
+	if err := d.tables(); err != nil || d.change.Tag != "ALTER SCHEMA" {
+		return err
+	}
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(d.left))) { // the source has no such schema any more
+		if err := d.dropSchema(&decode.Dropped{Name: name}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // run executes a statement, one only whatever it holds.

@@ -233,6 +233,7 @@ func (d *ddl) relocate(p *page, to decode.Name) error {
 			return err
 		}
 		at.Schema = to.Schema
+		d.left = append(d.left, from.Schema)
 	}
 	if at.Name != to.Name {
 		if err := alter("renaming it to "+to.Name, "RENAME TO "+ident(to.Name)); err != nil {

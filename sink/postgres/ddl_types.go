@@ -166,6 +166,7 @@ func (d *ddl) moveType(from, to decode.Name) (*liveType, error) {
 		if err := d.run(from, "moving the type to schema "+to.Schema, "ALTER TYPE "+identOf(from)+" SET SCHEMA "+ident(to.Schema)); err != nil {
 			return nil, err
 		}
+		d.left = append(d.left, from.Schema)
 		from.Schema = to.Schema
 	}
 	if from.Name != to.Name {

@@ -165,7 +165,8 @@ type SchemaStatus struct {
 type schemaState struct {
 	mu     sync.Mutex
 	status SchemaStatus
-	plan   *plan // from BeginCopy to EndCopy
+	plan   *plan          // from BeginCopy to EndCopy
+	waited map[uint32]int // copies of tables that BeginCopy has put off
 }
 
 // SchemaStatus tells how far WithSchemaSync is. It may be called at any time.
@@ -232,6 +233,9 @@ func (s *Sink) BeginCopy(ctx context.Context, tables []sink.CopyTable) error {
 		if t.Relation == nil {
 			return sink.Permanent(errShape)
 		}
+	}
+	if err := s.notAhead(ctx, tables); err != nil {
+		return err
 	}
 	var coming func(uint32) bool
 	if err := s.prepareTables(ctx, tables, s.config.sync == nil); err != nil {
