@@ -231,3 +231,25 @@ func TestACopyWaitsForNoAlterationThatIsNotTold(t *testing.T) {
 	p.catchUp(ctx)
 	p.equal(ctx, "t", "uses")
 }
+
+// A partition that is made behind an alteration of its parent, all while flo is down: rows of the other partitions are still to come,
+// written as they were before.
+func TestAPartitionIsCopiedBehindItsParentsAlteration(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t)
+	const base = `CREATE TABLE parts (id int PRIMARY KEY, v text, w text) PARTITION BY RANGE (id); CREATE TABLE parts0 PARTITION OF parts FOR VALUES FROM (0) TO (100)`
+	p.src.Exec(t, base+`; INSERT INTO parts VALUES (1, 'a', 'b')`)
+	p.dst.Exec(t, base)
+	p.ranOnce(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+	for _, sql := range []string{
+		`INSERT INTO parts VALUES (2, 'a', 'before')`, `ALTER TABLE parts DROP v, ADD at timestamptz DEFAULT now()`, `UPDATE parts SET at = '2020-01-01' WHERE id = 2`,
+		`INSERT INTO parts VALUES (3, '', NULL), (4, 'checked', now())`, `UPDATE parts SET w = 'x' WHERE w = ''`, `ALTER TABLE parts ADD CHECK (w <> '')`,
+		`CREATE TABLE parts1 PARTITION OF parts FOR VALUES FROM (100) TO (200)`, `INSERT INTO parts VALUES (100, 'new', now())`,
+	} {
+		p.src.Exec(t, sql)
+	}
+	p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.equal(ctx, "parts0", "parts1")
+}

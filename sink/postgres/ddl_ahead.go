@@ -9,87 +9,86 @@ import (
 	"github.com/pgflo/flo/sink"
 )
 
-// A copy has its tables' types as they were at its point. Where other tables use one too, and it has been altered since the
-// last schema change that the sink was given, what is still to come for those is written for the type as it was. So such a
-// copy is asked for again: it then comes behind that schema change.
+// A copy has its tables' types and partitioned ancestors as they were at its point. Where other tables share one, and it has been
+// altered since the last schema change that the sink was given, what is still to come for those is written for it as it was.
+// So such a copy is asked for again: it then comes behind that schema change.
 
 // mostWaits is how many copies of a table may be put off; a change that no event trigger has told of may never come.
 const mostWaits = 2
 
-// notAhead gives an AheadError if one of the tables uses such a type.
+// notAhead gives an AheadError if one of the tables shares something that was altered.
 func (s *Sink) notAhead(ctx context.Context, tables []sink.CopyTable) error {
-	if s.config.ddl.ignore || !slices.ContainsFunc(tables, func(t sink.CopyTable) bool { return t.Schema != nil && len(t.Schema.Types) > 0 }) {
+	if s.config.ddl.ignore || !slices.ContainsFunc(tables, func(t sink.CopyTable) bool { return t.Schema != nil }) {
 		return nil
 	}
 	return s.with(ctx, func(c *session, st *sink.Start) error {
 		d := s.newDDL(ctx, c.pg, st, nil)
-		types, err := d.books.pages("kind = $3", typePage)
-		if err != nil || len(types) == 0 {
-			return err
-		}
-		altered := map[uint32]*page{}
-		users := map[uint32][]uint32{} // tables of the copy, by altered type
-		for i := range tables {
-			t := &tables[i]
-			if t.Schema == nil {
-				continue
-			}
-			for k := range t.Schema.Types {
-				now := &t.Schema.Types[k]
-				was := pageOf(types, now.OID)
-				if was == nil || takesOldRows(was.typ, now) {
-					continue
-				}
-				altered[now.OID] = was
-				users[now.OID] = append(users[now.OID], t.Source)
-			}
-		}
-		if len(altered) == 0 {
-			return nil
-		}
-		known, err := d.books.pages("kind = $3", tablePage)
+		pages, err := d.books.pages("true")
 		if err != nil {
 			return err
 		}
-		return s.putOff(tables, known, types, altered, users)
+		e := &sink.AheadError{}
+		for i := range tables {
+			t := &tables[i]
+			if t.Schema == nil || s.schema.waited[t.Source] >= mostWaits {
+				continue
+			}
+			if what := sharedAhead(t, pages, tables); what != "" {
+				e.What, e.Sources = what, append(e.Sources, t.Source)
+			}
+		}
+		if len(e.Sources) == 0 {
+			return nil
+		}
+		if s.schema.waited == nil {
+			s.schema.waited = map[uint32]int{}
+		}
+		for _, table := range e.Sources {
+			s.schema.waited[table]++
+		}
+		return e
 	})
 }
 
-// putOff tells which tables have to wait, of those that use an altered type which others use too.
-func (s *Sink) putOff(tables []sink.CopyTable, known, types []*page, altered map[uint32]*page, users map[uint32][]uint32) error {
-	e := &sink.AheadError{}
-	for oid, was := range altered {
-		by := madeOf(types, was)
-		i := slices.IndexFunc(known, func(p *page) bool {
-			return !slices.ContainsFunc(tables, func(t sink.CopyTable) bool { return t.Source == p.oid }) &&
-				slices.ContainsFunc(p.table.Columns, func(c decode.ColumnShape) bool { return uses(c.Type, by) })
-		})
-		if i < 0 {
-			continue
-		}
-		for _, table := range users[oid] {
-			if s.schema.waited[table] < mostWaits {
-				e.What = "type " + was.source.String() + ", which " + known[i].source.String() + " uses too"
-				e.Sources = append(e.Sources, table)
+// sharedAhead says what a table of a copy shares with one that is not copied, and that was altered since the books were written; "" if
+// there is no such thing.
+func sharedAhead(t *sink.CopyTable, pages []*page, tables []sink.CopyTable) string {
+	another := func(shares func(*decode.TableShape) bool) *page {
+		for _, p := range pages {
+			if p.kind == tablePage && shares(p.table) && !slices.ContainsFunc(tables, func(t sink.CopyTable) bool { return t.Source == p.oid }) {
+				return p
 			}
 		}
-	}
-	if len(e.Sources) == 0 {
 		return nil
 	}
-	slices.Sort(e.Sources)
-	e.Sources = slices.Compact(e.Sources)
-	if s.schema.waited == nil {
-		s.schema.waited = map[uint32]int{}
+	for i := range t.Schema.Types {
+		now := &t.Schema.Types[i]
+		was := pageOf(pages, typePage, now.OID)
+		if was == nil || takesOldRows(was.typ, now) {
+			continue
+		}
+		by := madeOf(pages, was)
+		if p := another(func(o *decode.TableShape) bool {
+			return slices.ContainsFunc(o.Columns, func(c decode.ColumnShape) bool { return uses(c.Type, by) })
+		}); p != nil {
+			return "type " + was.source.String() + ", which " + p.source.String() + " uses too"
+		}
 	}
-	for _, table := range e.Sources {
-		s.schema.waited[table]++
+	for i := range t.Schema.Tables {
+		now := &t.Schema.Tables[i]
+		was := pageOf(pages, tablePage, now.OID)
+		if now.OID == t.Source || was == nil || sameRows(was.table, now) {
+			continue
+		}
+		if p := another(func(o *decode.TableShape) bool { return o.OID != now.OID && slices.Contains(o.Ancestors, was.source) }); p != nil {
+			return "table " + was.source.String() + ", of which " + p.source.String() + " is a partition too"
+		}
 	}
-	return e
+	return ""
 }
 
-func pageOf(pages []*page, oid uint32) *page {
-	i := slices.IndexFunc(pages, func(p *page) bool { return p.oid == oid })
+func pageOf(pages []*page, kind string, oid uint32) *page {
+	i := slices.IndexFunc(pages, func(p *page) bool { return p.kind == kind && p.oid == oid })
 	if i < 0 {
 		return nil
 	}
@@ -115,12 +114,19 @@ func takesOldRows(was, now *decode.TypeShape) bool {
 	return true
 }
 
+// sameRows reports whether a table's rows are written as they were, and have to keep the same constraints.
+func sameRows(was, now *decode.TableShape) bool {
+	return slices.EqualFunc(was.Columns, now.Columns, func(a, b decode.ColumnShape) bool {
+		return a.Num == b.Num && a.Name == b.Name && a.Type == b.Type && a.NotNull == b.NotNull && a.Identity == b.Identity && a.Generated == b.Generated && sameText(a.Default, b.Default)
+	}) && slices.EqualFunc(was.Constraints, now.Constraints, func(a, b decode.ConstraintShape) bool { return a.Definition == b.Definition })
+}
+
 // madeOf gives the names of a type and of those that are made of it.
-func madeOf(types []*page, of *page) []decode.Name {
+func madeOf(pages []*page, of *page) []decode.Name {
 	out := []decode.Name{of.source}
 	for i := 0; i < len(out); i++ {
-		for _, p := range types {
-			if !slices.Contains(out, p.source) && (uses(p.typ.Base, out[i:i+1]) ||
+		for _, p := range pages {
+			if p.kind == typePage && !slices.Contains(out, p.source) && (uses(p.typ.Base, out[i:i+1]) ||
 				slices.ContainsFunc(p.typ.Fields, func(f decode.ColumnShape) bool { return uses(f.Type, out[i:i+1]) })) {
 				out = append(out, p.source)
 			}

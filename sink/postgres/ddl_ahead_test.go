@@ -47,12 +47,12 @@ func TestTypesThatTakeOldRows(t *testing.T) {
 }
 
 func TestTypesMadeOfATypeAreFound(t *testing.T) {
-	mood := &page{oid: 1, source: decode.Name{Schema: "S 2", Name: "Mo.od"}, typ: &decode.TypeShape{}}
+	mood := &page{kind: typePage, oid: 1, source: decode.Name{Schema: "S 2", Name: "Mo.od"}, typ: &decode.TypeShape{}}
 	types := []*page{
 		mood,
-		{oid: 2, source: decode.Name{Schema: "s", Name: "pair"}, typ: &decode.TypeShape{Fields: []decode.ColumnShape{{Type: "integer"}, {Type: `s."Dom"[]`}}}},
-		{oid: 3, source: decode.Name{Schema: "s", Name: "Dom"}, typ: &decode.TypeShape{Base: `"S 2"."Mo.od"`}},
-		{oid: 4, source: decode.Name{Schema: "s", Name: "other"}, typ: &decode.TypeShape{Base: "character varying(10)"}},
+		{kind: typePage, oid: 2, source: decode.Name{Schema: "s", Name: "pair"}, typ: &decode.TypeShape{Fields: []decode.ColumnShape{{Type: "integer"}, {Type: `s."Dom"[]`}}}},
+		{kind: typePage, oid: 3, source: decode.Name{Schema: "s", Name: "Dom"}, typ: &decode.TypeShape{Base: `"S 2"."Mo.od"`}},
+		{kind: typePage, oid: 4, source: decode.Name{Schema: "s", Name: "other"}, typ: &decode.TypeShape{Base: "character varying(10)"}},
 	}
 	of := madeOf(types, mood)
 	for text, want := range map[string]bool{
