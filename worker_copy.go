@@ -169,6 +169,9 @@ func (d *drainer) planned(ctx context.Context, copyAll func() error) error {
 
 // putOff leaves tables to a later copy. It reports whether it has left out any.
 func (d *drainer) putOff(ctx context.Context, ahead *sink.AheadError) bool {
+	if d.round.copyOnly { // no stream, and its tables are of one snapshot
+		return false
+	}
 	before := len(d.dropped)
 	d.want(ctx, ahead.Error(), ahead.Sources...)
 	for _, table := range ahead.Sources {
