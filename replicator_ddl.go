@@ -34,7 +34,7 @@ type schemaTracking struct {
 	asked   decode.LSN // what is in the WAL below was written before the secret was read last
 	scope   schemaScope
 
-	lookSoon atomic.Bool // a table was made that belongs to the group
+	lookSoon atomic.Bool // a table was made that belongs to the group, or one without a replica identity was altered
 }
 
 // schemaScope tells which tables belong to the group, those that don't exist any more included.
@@ -227,8 +227,8 @@ func (st *streaming) readSchema(text []byte) *decode.SchemaChange {
 	st.schema.scope.limit(s)
 	for i := range s.Tables {
 		t := &s.Tables[i]
-		in := slices.ContainsFunc(st.tables, func(o source.Table) bool { return o.OID == t.OID })
-		if !in && t.Kind == "r" && t.Persistence == "p" && st.schema.scope.own {
+		whole := slices.ContainsFunc(st.tables, func(o source.Table) bool { return o.OID == t.OID && o.HasIdentity })
+		if !whole && t.Kind == "r" && t.Persistence == "p" && st.schema.scope.own {
 			st.schema.lookSoon.Store(true)
 		}
 	}

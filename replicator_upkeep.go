@@ -197,7 +197,7 @@ func (s *replication) tablesInterval() time.Duration { return max(3*s.r.cfg.idle
 
 // watchTables warns of tables (partitions, above all) that were made since the group began and are not
 // replicated, and moves a table that has lost its replica identity to the publication without updates and
-// deletes: otherwise the host's own would fail.
+// deletes: otherwise the host's own would fail. One that got an identity goes the other way, in a new session.
 func (s *replication) watchTables(ctx context.Context) error {
 	if s.r.cfg.adopts() {
 		return s.watchAdopted(ctx)
@@ -261,6 +261,10 @@ func (s *replication) watchTables(ctx context.Context) error {
 		}
 		if err := s.edited(ctx, &t, entries); err != nil {
 			return err
+		}
+		if !identity && t.HasIdentity {
+			s.log.WarnContext(ctx, "a table got a replica identity: its updates and deletes are replicated from now on, and it is copied afresh", slog.String("table", names.Qualified(t.Schema, t.Name)))
+			return errRound
 		}
 		tables = append(tables, t)
 		lost = lost || identity && !t.HasIdentity

@@ -302,6 +302,42 @@ func TestATableThatGetsItsKeyLaterIsCopiedAfresh(t *testing.T) {
 	p.equal(ctx)
 }
 
+// The same while flo runs: what was left out meanwhile comes with a fresh copy.
+func TestATableThatGetsItsKeyWhileFloRunsIsCopiedAfresh(t *testing.T) {
+	parallel(t)
+	for name, c := range map[string]struct {
+		key  string
+		opts []flo.Option
+	}{
+		"seen by the look":    {`ALTER TABLE late ADD PRIMARY KEY (id)`, []flo.Option{flo.WithIdleInterval(100 * time.Millisecond)}},
+		"told by the trigger": {`ALTER TABLE late ADD PRIMARY KEY (id)`, []flo.Option{flo.WithDDL(), flo.WithIdleInterval(time.Hour)}},
+		"full":                {`ALTER TABLE late REPLICA IDENTITY FULL`, []flo.Option{flo.WithDDL(), flo.WithIdleInterval(time.Hour)}},
+		"an index":            {`CREATE UNIQUE INDEX i ON late (id); ALTER TABLE late REPLICA IDENTITY USING INDEX i`, []flo.Option{flo.WithDDL(), flo.WithIdleInterval(time.Hour)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			p := newPipeline(t, `CREATE TABLE late (id int NOT NULL, v text)`)
+			p.src.Exec(t, `INSERT INTO late SELECT i, 'a' FROM generate_series(1, 10) i`)
+			p.start(ctx, append(c.opts, flo.WithSink(p.sink()))...)
+			p.catchUp(ctx)
+			p.src.Exec(t, `UPDATE late SET v = 'unseen' WHERE id < 4; DELETE FROM late WHERE id = 9`)
+			p.catchUp(ctx)
+			if !strings.Contains(name, "trigger") {
+				p.dst.Exec(t, c.key)
+			}
+			p.src.Exec(t, c.key)
+			p.src.Exec(t, `UPDATE late SET v = 'seen' WHERE id = 5; DELETE FROM late WHERE id = 6`)
+			eventually(t, ctx, "the fresh copy", func() bool {
+				return p.dst.QueryString(t, `SELECT count(*) FROM late WHERE v <> 'a'`) == "4"
+			})
+			p.src.Exec(t, `UPDATE late SET v = 'streamed' WHERE id = 7; DELETE FROM late WHERE id = 8`)
+			p.catchUp(ctx)
+			p.equal(ctx)
+		})
+	}
+}
+
 // A table leaves the group before its copy is whole: nobody waits for it any more.
 func TestATableThatLeavesInMidCopyIsWaitedForByNobody(t *testing.T) {
 	ctx := testContext(t)
