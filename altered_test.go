@@ -179,7 +179,9 @@ func TestATableThatSharesAlteredTypesIsCopiedBehindThem(t *testing.T) {
 				opts = append(opts, postgres.WithSchemaSync(p.src.URL))
 			}
 			const base = `CREATE SCHEMA s2; CREATE TYPE mood AS ENUM ('a', 'b'); CREATE TYPE mood2 AS ENUM ('c'); CREATE TYPE pair AS (m mood, n int);
-				CREATE TABLE t (id int PRIMARY KEY, m mood, ms mood[], p pair, m2 mood2); CREATE TABLE s2.x (id int PRIMARY KEY)`
+				CREATE TABLE t (id int PRIMARY KEY, m mood, ms mood[], p pair, m2 mood2); CREATE TABLE s2.x (id int PRIMARY KEY);
+				CREATE TYPE one AS ENUM ('a'); CREATE TYPE two AS ENUM ('x', 'y'); CREATE TABLE swapped (id int PRIMARY KEY, o one, t two);
+				CREATE TYPE onlymore AS ENUM ('one'); CREATE DOMAIN loose AS int CHECK (VALUE > 0); CREATE TABLE more (id int PRIMARY KEY, m onlymore, d loose)`
 			p.src.Exec(t, base+`; INSERT INTO t VALUES (1, 'a', '{a,b}', ROW('a', 1), 'c')`)
 			if !sync {
 				p.dst.Exec(t, base)
@@ -193,6 +195,11 @@ func TestATableThatSharesAlteredTypesIsCopiedBehindThem(t *testing.T) {
 				`ALTER TABLE t ADD d2 s2.mood DEFAULT 'b'; CREATE INDEX ti ON t (id) WHERE m = 'a'::s2.mood`,
 				`ALTER TYPE s2.mood RENAME TO "Mo od"`, `ALTER TYPE s2."Mo od" RENAME VALUE 'a' TO 'A!'`, `ALTER TYPE pair ADD ATTRIBUTE x text`,
 				`INSERT INTO t VALUES (4, 'A!', '{A!}', ROW('A!', 4, 'y')); INSERT INTO uses VALUES (1, 'A!', ROW('A!', 1, 'y'))`,
+				`INSERT INTO swapped VALUES (1, 'a', 'x')`, `ALTER TYPE one RENAME TO three; ALTER TYPE two RENAME TO one; ALTER TYPE three RENAME TO two`,
+				`CREATE TABLE swapped2 (id int PRIMARY KEY, o one, t two); INSERT INTO swapped2 VALUES (1, 'y', 'a'); INSERT INTO swapped VALUES (2, 'a', 'y')`,
+				`ALTER TYPE mood2 RENAME TO mood3; CREATE TYPE mood2 AS ENUM ('new'); CREATE TABLE news (id int PRIMARY KEY, m mood2); INSERT INTO news VALUES (1, 'new')`,
+				`ALTER TYPE onlymore ADD VALUE 'more'`, `CREATE TABLE mores (id int PRIMARY KEY, m onlymore, d loose)`, `ALTER DOMAIN loose DROP CONSTRAINT loose_check`,
+				`INSERT INTO mores VALUES (1, 'more', -1)`, `INSERT INTO more VALUES (2, 'more', -1)`,
 				`ALTER SCHEMA s2 RENAME TO "S 2"`, `ALTER TABLE t ADD d3 "S 2"."Mo od"[]; INSERT INTO t (id, m, d3) VALUES (5, 'b', '{b}'); INSERT INTO "S 2".x VALUES (1)`,
 			} {
 				p.src.Exec(t, sql)
@@ -202,8 +209,8 @@ func TestATableThatSharesAlteredTypesIsCopiedBehindThem(t *testing.T) {
 			p.src.Exec(t, `ALTER TYPE "S 2"."Mo od" ADD VALUE 'z'`)
 			p.src.Exec(t, `INSERT INTO t (id, m) VALUES (6, 'z')`)
 			p.catchUp(ctx)
-			p.equal(ctx, "t", "uses", `"S 2".x`)
-			const types = `SELECT string_agg(n.nspname || '.' || typname, ' ' ORDER BY 1) FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace WHERE typtype = 'e'`
+			p.equal(ctx, "t", "uses", `"S 2".x`, "swapped", "swapped2", "news", "more", "mores")
+			const types = `SELECT string_agg(n.nspname || '.' || typname, ' ' ORDER BY n.nspname, typname) FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace WHERE typtype = 'e'`
 			if got, want := p.dst.QueryString(t, types), p.src.QueryString(t, types); got != want {
 				t.Errorf("the destination has the types %s, want %s", got, want)
 			}
@@ -252,4 +259,95 @@ func TestAPartitionIsCopiedBehindItsParentsAlteration(t *testing.T) {
 	p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
 	p.catchUp(ctx)
 	p.equal(ctx, "parts0", "parts1")
+}
+
+// What is made while a table waits for its fresh copy, and that only its old rows at the destination are in the way of: beside its own
+// constraints an index, a check of a domain, a partition that takes rows from the default one.
+func TestOldRowsOfATableThatWaitsForItsCopyAreInNothingsWay(t *testing.T) {
+	long(t)
+	parallel(t)
+	const base = `CREATE TABLE wide (id int PRIMARY KEY, v text); INSERT INTO wide SELECT 1, string_agg(md5(i::text), '') FROM generate_series(1, 300) i;
+		CREATE TABLE divided (id int PRIMARY KEY, v int); INSERT INTO divided VALUES (1, 0);
+		CREATE DOMAIN d AS int; CREATE TABLE checked (id int PRIMARY KEY, v d); INSERT INTO checked VALUES (1, 5);
+		CREATE TABLE parts (id int PRIMARY KEY, v text) PARTITION BY RANGE (id); CREATE TABLE rest PARTITION OF parts DEFAULT; INSERT INTO parts VALUES (5), (50);
+		CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1);
+		CREATE TABLE "Key" (id int PRIMARY KEY); INSERT INTO "Key" VALUES (1); CREATE TABLE refers (id int PRIMARY KEY, k int CONSTRAINT "to Key" REFERENCES "Key"); INSERT INTO refers VALUES (1, 1)`
+	for _, running := range []bool{true, false} {
+		for _, sync := range []bool{true, false} {
+			t.Run(fmt.Sprintf("running %v schema sync %v", running, sync), func(t *testing.T) {
+				t.Parallel()
+				ctx := testContext(t)
+				p := newPipeline(t)
+				p.src.Exec(t, base)
+				opts := []postgres.Option{postgres.WithReplicaRole()}
+				if sync {
+					opts = append(opts, postgres.WithSchemaSync(p.src.URL))
+				}
+				r := p.launch(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
+				p.catchUp(ctx)
+				if !running {
+					if err := r.stop(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for _, sql := range []string{
+					`ALTER TABLE wide ADD r float8 DEFAULT random(); ALTER TABLE divided ADD r float8 DEFAULT random();
+						ALTER TABLE checked ADD r float8 DEFAULT random(); ALTER TABLE parts ADD r float8 DEFAULT random(); ALTER TABLE "Key" ADD r float8 DEFAULT random()`,
+					`INSERT INTO "Key" VALUES (10, 0); INSERT INTO refers VALUES (10, 10)`, `ALTER TABLE "Key" ALTER id TYPE numeric`,
+					`UPDATE wide SET v = 'x'; UPDATE divided SET v = 1; UPDATE checked SET v = -5; DELETE FROM parts WHERE id = 5`,
+					`CREATE INDEX ON wide (v)`, `CREATE INDEX ON divided ((1 / v))`, `ALTER DOMAIN d ADD CHECK (VALUE < 0)`, `CREATE TABLE p1 PARTITION OF parts FOR VALUES FROM (0) TO (10)`,
+					`INSERT INTO parts VALUES (7, 'new', 1); INSERT INTO other VALUES (2)`,
+				} {
+					p.src.Exec(t, sql)
+				}
+				if !running {
+					r = p.launch(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
+				}
+				p.catchUp(ctx)
+				r.running()
+				p.equal(ctx, "wide", "divided", "checked", "rest", "p1", "other", "Key", "refers")
+				if got := p.dst.QueryString(t, `SELECT count(*) FROM pg_constraint WHERE conname = 'to Key' AND contype = 'f'`); got != "1" {
+					t.Error("the foreign key is gone")
+				}
+			})
+		}
+	}
+}
+
+// A command that writes a table anew and drops columns: its fresh copy finds the destination without them, whatever the columns are called later.
+func TestColumnsGoInACommandThatWritesTheTableAnew(t *testing.T) {
+	parallel(t)
+	for _, running := range []bool{true, false} {
+		t.Run(fmt.Sprintf("running %v", running), func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			p := newPipeline(t)
+			p.src.Exec(t, `CREATE TABLE t (id int PRIMARY KEY, c int NOT NULL, g int GENERATED ALWAYS AS (c + 1) STORED); INSERT INTO t (id, c) VALUES (1, 1);
+				CREATE TABLE u (id int PRIMARY KEY, a text, b int, c text); INSERT INTO u VALUES (1, 'a', 2, 'c')`)
+			r := p.launch(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+			p.catchUp(ctx)
+			if !running {
+				if err := r.stop(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, sql := range []string{
+				`ALTER TABLE t DROP COLUMN g, DROP COLUMN c, ADD COLUMN o float8 DEFAULT random()`, `INSERT INTO t VALUES (2)`,
+				`ALTER TABLE u DROP COLUMN c; ALTER TABLE u ADD c bigint GENERATED ALWAYS AS (b * 2) STORED`, `ALTER TABLE u RENAME c TO sw; ALTER TABLE u RENAME a TO c`,
+				`INSERT INTO u VALUES (2, 'b', 3)`,
+			} {
+				p.src.Exec(t, sql)
+			}
+			if !running {
+				r = p.launch(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+			}
+			p.catchUp(ctx)
+			r.running()
+			p.equal(ctx, "t", "u")
+			const columns = `SELECT string_agg(attrelid::regclass || '.' || attname, ' ' ORDER BY attrelid::regclass::text, attnum) FROM pg_attribute WHERE attrelid IN ('t'::regclass, 'u'::regclass) AND attnum > 0 AND NOT attisdropped`
+			if got, want := p.dst.QueryString(t, columns), p.src.QueryString(t, columns); got != want {
+				t.Errorf("the destination has %s, want %s", got, want)
+			}
+		})
+	}
 }

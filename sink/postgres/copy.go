@@ -397,5 +397,9 @@ func (s *Sink) endTable(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, 
 		append(key, chunks, total)...); err != nil {
 		return tableError(name, err, "ending its copy")
 	}
+	if _, err := exec(ctx, pg, "UPDATE "+b.structures+" SET shape = shape - 'flo_awaits' WHERE group_name = $1 AND worker = $2 AND kind = 'table' AND source = $3::oid AND shape ? 'flo_awaits'",
+		st.Group, laneOwner(st.Worker), number(t.Source)); err != nil {
+		return tableError(name, err, "ending its copy")
+	}
 	return nil
 }

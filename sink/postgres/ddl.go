@@ -94,6 +94,7 @@ type ddl struct {
 	at     decode.LSN  // the transaction's commit; 0: before a copy, which is ahead of all that was told so far
 	copied decode.LSN  // before a copy: the point from which on its rows are
 	left   []string    // schemas out of which something was moved
+	way    *stale      // see awaiting
 	// anew are the source tables whose rows a schema change of the transaction has said to be written anew.
 	anew map[uint32]bool
 }
@@ -193,10 +194,20 @@ func (d *ddl) apply() error {
 	return nil
 }
 
-// run executes a statement, one only whatever it holds.
+// run executes a statement, one only whatever it holds. Where rows are in its way that a fresh copy brings as they are now, it takes
+// them out.
 func (d *ddl) run(object decode.Name, action, sql string) error {
-	d.ran++
-	if _, err := exec(d.ctx, d.pg, sql); err != nil {
+	waiting, err := d.awaiting()
+	if err != nil {
+		return err
+	}
+	if len(waiting) == 0 {
+		d.ran++
+		_, err = exec(d.ctx, d.pg, sql)
+	} else if err = d.attempt(sql); inRowsWay(err) {
+		err = d.makeWay(waiting, sql, err)
+	}
+	if err != nil {
 		return d.fail(object, action, sql, err)
 	}
 	d.altered(object, action)

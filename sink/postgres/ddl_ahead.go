@@ -64,7 +64,13 @@ func sharedAhead(t *sink.CopyTable, pages []*page, tables []sink.CopyTable) stri
 	for i := range t.Schema.Types {
 		now := &t.Schema.Types[i]
 		was := pageOf(pages, typePage, now.OID)
-		if was == nil || takesOldRows(was.typ, now) {
+		if was == nil { // a type that had its name before it, and has another one by now
+			at := slices.IndexFunc(pages, func(p *page) bool { return p.kind == typePage && p.source == now.Qualified() })
+			if at < 0 {
+				continue
+			}
+			was = pages[at]
+		} else if sameType(*was.typ, *now) {
 			continue
 		}
 		by := madeOf(pages, was)
@@ -95,30 +101,9 @@ func pageOf(pages []*page, kind string, oid uint32) *page {
 	return pages[i]
 }
 
-// takesOldRows reports whether a type as it is now holds every value that it held before, as it was written then, under
-// the same name.
-func takesOldRows(was, now *decode.TypeShape) bool {
-	if was.Qualified() != now.Qualified() || was.Kind != now.Kind || was.Base != now.Base {
-		return false
-	}
-	switch now.Kind {
-	case "e":
-		return !slices.ContainsFunc(was.Labels, func(l string) bool { return !slices.Contains(now.Labels, l) })
-	case "c":
-		return slices.EqualFunc(was.Fields, now.Fields, func(a, b decode.ColumnShape) bool { return a.Num == b.Num && a.Type == b.Type })
-	case "d":
-		return (was.NotNull || !now.NotNull) && !slices.ContainsFunc(now.Constraints, func(c decode.ConstraintShape) bool {
-			return !slices.ContainsFunc(was.Constraints, func(o decode.ConstraintShape) bool { return o.Definition == c.Definition })
-		})
-	}
-	return true
-}
-
 // sameRows reports whether a table's rows are written as they were, and have to keep the same constraints.
 func sameRows(was, now *decode.TableShape) bool {
-	return slices.EqualFunc(was.Columns, now.Columns, func(a, b decode.ColumnShape) bool {
-		return a.Num == b.Num && a.Name == b.Name && a.Type == b.Type && a.NotNull == b.NotNull && a.Identity == b.Identity && a.Generated == b.Generated && sameText(a.Default, b.Default)
-	}) && slices.EqualFunc(was.Constraints, now.Constraints, func(a, b decode.ConstraintShape) bool { return a.Definition == b.Definition })
+	return slices.EqualFunc(was.Columns, now.Columns, sameColumn) && sameConstraints(was.Constraints, now.Constraints)
 }
 
 // madeOf gives the names of a type and of those that are made of it.

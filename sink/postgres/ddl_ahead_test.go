@@ -6,7 +6,7 @@ import (
 	"github.com/pgflo/flo/decode"
 )
 
-func TestTypesThatTakeOldRows(t *testing.T) {
+func TestAlteredTypesAreTold(t *testing.T) {
 	field := func(num int16, name, typ string) decode.ColumnShape {
 		return decode.ColumnShape{Num: num, Name: name, Type: typ}
 	}
@@ -25,22 +25,22 @@ func TestTypesThatTakeOldRows(t *testing.T) {
 		"a comment":             {enum, func(n *decode.TypeShape) { n.Comment = new("c") }, true},
 		"another schema":        {enum, func(n *decode.TypeShape) { n.Schema = "u" }, false},
 		"another name":          {enum, func(n *decode.TypeShape) { n.Name = "u" }, false},
-		"a label more":          {enum, func(n *decode.TypeShape) { n.Labels = []string{"a", "new", "b"} }, true},
+		"a label more":          {enum, func(n *decode.TypeShape) { n.Labels = []string{"a", "new", "b"} }, false},
 		"a renamed label":       {enum, func(n *decode.TypeShape) { n.Labels = []string{"a", "new"} }, false},
 		"an attribute more":     {pair, func(n *decode.TypeShape) { n.Fields = append(n.Fields[:2:2], field(4, "z", "text")) }, false},
 		"an attribute less":     {pair, func(n *decode.TypeShape) { n.Fields = n.Fields[:1] }, false},
-		"a renamed attribute":   {pair, func(n *decode.TypeShape) { n.Fields = []decode.ColumnShape{field(1, "new", "integer"), n.Fields[1]} }, true},
+		"a renamed attribute":   {pair, func(n *decode.TypeShape) { n.Fields = []decode.ColumnShape{field(1, "new", "integer"), n.Fields[1]} }, false},
 		"a retyped attribute":   {pair, func(n *decode.TypeShape) { n.Fields = []decode.ColumnShape{field(1, "x", "bigint"), n.Fields[1]} }, false},
-		"a dropped constraint":  {domain, func(n *decode.TypeShape) { n.Constraints = nil }, true},
+		"a dropped constraint":  {domain, func(n *decode.TypeShape) { n.Constraints = nil }, false},
 		"another constraint":    {domain, func(n *decode.TypeShape) { n.Constraints = check("CHECK (VALUE > 1)") }, false},
 		"not null":              {domain, func(n *decode.TypeShape) { n.NotNull = true }, false},
-		"another default":       {domain, func(n *decode.TypeShape) { n.Default = new("1") }, true},
+		"another default":       {domain, func(n *decode.TypeShape) { n.Default = new("1") }, false},
 		"a type made of it":     {domain, func(n *decode.TypeShape) { n.Base = "bigint" }, false},
 		"another kind of types": {domain, func(n *decode.TypeShape) { n.Kind = "r" }, false},
 	} {
 		now := c.was
 		c.alter(&now)
-		if got := takesOldRows(&c.was, &now); got != c.want {
+		if got := sameType(c.was, now); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}

@@ -34,10 +34,16 @@ type page struct {
 	dest   decode.Name
 	table  *decode.TableShape // or
 	typ    *decode.TypeShape
+	awaits bool       // of a table: a fresh copy will bring its rows, since the source has written them anew
 	until  decode.LSN // of a type: a copy has brought it as it was here, so what is told of it by earlier commits is past
 }
 
-// typePaper is a type's page as it is written.
+// tablePaper and typePaper are pages as they are written.
+type tablePaper struct {
+	*decode.TableShape
+	Awaits bool `json:"flo_awaits,omitempty"`
+}
+
 type typePaper struct {
 	*decode.TypeShape
 	Until decode.LSN `json:"flo_until,omitempty"`
@@ -74,8 +80,9 @@ func (b *structures) pages(where string, args ...string) ([]*page, error) {
 			source: decode.Name{Schema: string(r[2]), Name: string(r[3])}, dest: decode.Name{Schema: string(r[4]), Name: string(r[5])},
 		}
 		if p.kind == tablePage {
-			p.table = new(decode.TableShape)
-			err = json.Unmarshal(r[6], p.table)
+			paper := tablePaper{TableShape: new(decode.TableShape)}
+			err = json.Unmarshal(r[6], &paper)
+			p.table, p.awaits = paper.TableShape, paper.Awaits
 		} else {
 			paper := typePaper{TypeShape: new(decode.TypeShape)}
 			err = json.Unmarshal(r[6], &paper)
@@ -166,7 +173,7 @@ func (b *structures) write(over bool, pages []*page) error {
 	}
 	records := make([]record, len(pages))
 	for i, p := range pages {
-		records[i] = record{p.kind, p.oid, p.source.Schema, p.source.Name, p.dest.Schema, p.dest.Name, p.table}
+		records[i] = record{p.kind, p.oid, p.source.Schema, p.source.Name, p.dest.Schema, p.dest.Name, tablePaper{p.table, p.awaits}}
 		if p.kind == typePage {
 			records[i].Shape = typePaper{p.typ, p.until}
 		}

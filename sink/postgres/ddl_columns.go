@@ -330,16 +330,6 @@ func (a *altering) retype(c, o *decode.ColumnShape, l *liveColumn) (bool, error)
 				Remedy: fmt.Sprintf("the column was there already, and can't hold every value (%s): ALTER TABLE %s ALTER COLUMN %s TYPE %s by hand, and start again", why, a.live.sql(), ident(l.name), c.Type)}
 		}
 	}
-	if a.page != nil { // a command that writes the rows anew is told of before what it drops, which may be made of this column
-		for _, x := range gone(a.page.table, a.shape) {
-			if x.Kind != "table column" {
-				continue
-			}
-			if err := a.dropColumn(&x, true); err != nil {
-				return false, err
-			}
-		}
-	}
 	column := "ALTER COLUMN " + ident(l.name)
 	sql := "ALTER TABLE " + a.live.sql() + " "
 	if l.generated != "" {
@@ -368,50 +358,15 @@ func (a *altering) retype(c, o *decode.ColumnShape, l *liveColumn) (bool, error)
 		return false, a.fail(a.next.dest, action, cast, err) // rows of others are in it
 	}
 	// The source did it by an expression that isn't known: the rows come afresh.
-	if emptied, ferr := a.empty(err); ferr != nil {
-		return false, ferr
-	} else if !emptied {
+	if copies, cerr := a.copies(); cerr != nil {
+		return false, cerr
+	} else if !copies {
 		return false, a.fail(a.next.dest, action, cast, err)
 	}
-	return true, a.run(a.next.dest, action, sql+"NULL::"+c.Type)
-}
-
-// empty takes the rows out of a table that a fresh copy fills; it reports false, and does nothing, if none comes: the group
-// has never copied anything.
-func (a *altering) empty(why error) (bool, error) {
-	copies, err := yes(a.ctx, a.pg, "SELECT $3 OR EXISTS (SELECT FROM "+a.sink.books.copies+" WHERE group_name = $1 AND worker = $2)",
-		a.st.Group, a.st.Worker, pick(a.copied != 0, "t", "f"))
-	if err != nil || !copies {
+	if err := a.empty(a.next.dest, a.live.oid, err); err != nil {
 		return false, err
 	}
-	a.sink.config.logger.WarnContext(a.ctx, "emptied a destination table whose rows the source wrote anew in a way that can't be repeated; a fresh copy brings them",
-		"table", a.next.dest.String(), "why", why.Error())
-	if err := a.attempt("TRUNCATE TABLE " + a.live.sql()); err != nil {
-		return true, a.ddl.run(a.next.dest, "emptying it before a fresh copy", "DELETE FROM "+a.live.sql())
-	}
-	return true, nil
-}
-
-// run is ddl's for a table whose rows may be in the way of a constraint: they are taken out if a fresh copy brings them, without
-// what the source has changed in them since.
-func (a *altering) run(object decode.Name, action, sql string) error {
-	if a.live == nil || !a.rewritten() || len(a.shared) > 0 || a.keysOf(a.next.dest) != nil {
-		return a.ddl.run(object, action, sql)
-	}
-	err := a.attempt(sql)
-	if err == nil {
-		a.altered(object, action)
-		return nil
-	}
-	if !strings.HasPrefix(pgsession.SQLState(err), "23") {
-		return a.fail(object, action, sql, err)
-	}
-	if emptied, ferr := a.empty(err); ferr != nil {
-		return ferr
-	} else if !emptied {
-		return a.fail(object, action, sql, err)
-	}
-	return a.ddl.run(object, action, sql)
+	return true, a.run(a.next.dest, action, sql+"NULL::"+c.Type)
 }
 
 // unlikeCast reports whether a cast was refused because of the values, or for there is none.

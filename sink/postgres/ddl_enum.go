@@ -182,7 +182,9 @@ func (e *earlyLabels) add(t *decode.TypeShape) error {
 		if err != nil {
 			return err
 		}
-		if live == nil || live.kind != "e" {
+		if other, err := d.books.called(typePage, x.name); err != nil {
+			return err
+		} else if live == nil || live.kind != "e" || other != nil && other.oid != t.OID { // which has another name by then
 			x = nil
 		} else {
 			x.live = live.labels

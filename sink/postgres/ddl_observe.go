@@ -135,5 +135,7 @@ func (a *altering) observed() *page {
 		}
 		shape.Columns[i].Name, shape.Columns[i].Source, shape.Columns[i].Type = c.Name, c.Source, c.Type
 	}
-	return tableOf(&shape)
+	p := tableOf(&shape)
+	p.awaits = a.next.awaits
+	return p
 }

@@ -98,6 +98,7 @@ func (d *ddl) altering(shape *decode.TableShape) (*altering, error) {
 	if a.page, err = d.books.get(tablePage, shape.OID); err != nil {
 		return nil, err
 	}
+	a.next.awaits = shape.Kind == "r" && d.anew[shape.OID] || a.page != nil && a.page.awaits
 	if a.shared, err = d.books.sharing(a.next); err != nil {
 		return nil, err
 	}
@@ -188,6 +189,9 @@ func (a *altering) columns() error {
 			return err
 		}
 	}
+	if err := a.dropGone(); err != nil {
+		return err
+	}
 	if err := a.disguise(); err != nil {
 		return err
 	}
@@ -205,6 +209,31 @@ func (a *altering) columns() error {
 	if err := a.options(); err != nil {
 		return err
 	}
+	return a.look()
+}
+
+// dropGone drops the columns that a command which writes the rows anew drops: what sql_drop says of them comes behind it, and is left out
+// for a table that waits for its fresh copy.
+func (a *altering) dropGone() error {
+	if a.page == nil || !a.anew[a.shape.OID] || a.change.Observed {
+		return nil
+	}
+	all := gone(a.page.table, a.shape)
+	for _, generated := range []bool{true, false} { // they are made of the others
+		for _, x := range all {
+			if x.Kind != "table column" {
+				continue
+			}
+			if err := a.dropColumn(&x, generated); err != nil {
+				return err
+			}
+		}
+	}
+	page, err := a.books.get(tablePage, a.shape.OID)
+	if err != nil || page == nil {
+		return err
+	}
+	a.page = page
 	return a.look()
 }
 
@@ -278,9 +307,14 @@ func (a *altering) renameAll(pairs [][2]string) error {
 			return err
 		}
 	}
-	for _, p := range pairs {
-		if err := one(p[0], p[1]); err != nil {
-			return err
+	for _, passing := range []bool{false, true} { // these give names away, those take them
+		for i, p := range pairs {
+			if passing != (p[0] != all[i][0]) {
+				continue
+			}
+			if err := one(p[0], p[1]); err != nil {
+				return err
+			}
 		}
 	}
 	return a.look()

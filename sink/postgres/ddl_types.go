@@ -325,6 +325,17 @@ func (d *ddl) alterDomain(t *decode.TypeShape, p *page, live *liveType) error {
 			return err
 		}
 	}
+	if p != nil {
+		for i := range p.typ.Constraints {
+			o := &p.typ.Constraints[i]
+			if o.Kind != "c" || has(o.Name) == nil || slices.ContainsFunc(t.Constraints, func(c decode.ConstraintShape) bool { return c.OID == o.OID || c.Name == o.Name }) {
+				continue
+			}
+			if err := alter(fmt.Sprintf("dropping constraint %q", o.Name), "DROP CONSTRAINT "+ident(o.Name)); err != nil {
+				return err
+			}
+		}
+	}
 	for i := range t.Constraints {
 		c := &t.Constraints[i]
 		if c.Kind != "c" {

@@ -128,7 +128,7 @@ func sameTable(was, now decode.TableShape) bool {
 }
 
 func sameColumn(a, b decode.ColumnShape) bool {
-	return a.Num == b.Num && sourceName(&a) == b.Name && a.Type == b.Type && a.NotNull == b.NotNull && sameText(a.Default, b.Default) &&
+	return a.Num == b.Num && sourceName(&a) == sourceName(&b) && a.Type == b.Type && a.NotNull == b.NotNull && sameText(a.Default, b.Default) &&
 		a.Identity == b.Identity && a.Generated == b.Generated && (a.Collation == nil) == (b.Collation == nil) && (a.Collation == nil || *a.Collation == *b.Collation)
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgflo/flo/internal/pgsession"
@@ -27,6 +28,8 @@ type maker struct {
 	mu     sync.Mutex
 	failed []SchemaObject
 	broken map[int]bool // entries that failed
+
+	before bool // the rows
 }
 
 // makerSession opens a session with what SQL from pg_dump relies on.
@@ -72,6 +75,7 @@ func (s *Sink) makeBefore(ctx context.Context, st *sink.Start, p *plan) error {
 		s.config.logger.WarnContext(ctx, "tables that are not copied are made, empty, because copied ones need them", "tables", p.extra)
 	}
 	return s.withMaker(ctx, st, p, func(m *maker) error {
+		m.before = true
 		for _, e := range p.before {
 			if err := m.one(ctx, m.main, e); err != nil {
 				return err
@@ -129,6 +133,15 @@ func (m *maker) one(ctx context.Context, c *session, e *entry) error {
 			break
 		}
 	}
+	if m.before && inRowsWay(err) {
+		emptied, eerr := m.emptyAwaiting(ctx, c.pg, err)
+		if eerr != nil {
+			return eerr
+		}
+		if emptied {
+			made, err = m.make(ctx, c.pg, e)
+		}
+	}
 	m.schemaDone(ctx, e, made)
 	if err == nil {
 		return nil
@@ -142,6 +155,24 @@ func (m *maker) one(ctx context.Context, c *session, e *entry) error {
 	m.failed = append(m.failed, object)
 	m.broken[e.id] = true
 	return nil
+}
+
+// emptyAwaiting takes the rows out of tables that await a fresh copy, and reports whether there are such.
+func (m *maker) emptyAwaiting(ctx context.Context, pg *pgconn.PgConn, why error) (bool, error) {
+	d := m.newDDL(ctx, pg, m.st, nil)
+	tables, err := d.awaiting()
+	if err != nil || len(tables) == 0 {
+		return false, err
+	}
+	if err := simple(ctx, pg, begin); err != nil {
+		return false, err
+	}
+	for _, t := range tables {
+		if err := d.empty(t.name, t.oid, why); err != nil {
+			return false, errors.Join(err, simple(ctx, pg, "ROLLBACK"))
+		}
+	}
+	return true, commit(ctx, pg)
 }
 
 // deadlockTries is how often an entry is tried again that met another session's locks.
