@@ -351,3 +351,20 @@ func TestColumnsGoInACommandThatWritesTheTableAnew(t *testing.T) {
 		})
 	}
 }
+
+// A column that gets the name of one that the destination has of its own.
+func TestAColumnIsNotRenamedOntoTheDestinationsOwn(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 'a')`)
+	r := p.launch(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.dst.Exec(t, `ALTER TABLE t ADD n text DEFAULT 'own'`)
+	p.src.Exec(t, `ALTER TABLE t RENAME v TO n; INSERT INTO t VALUES (2, 'b')`)
+	wantStop(t, r.ends(ctx), postgres.ErrDDL, `renaming column "v" to "n"`, "the destination has both")
+	p.dst.Exec(t, `ALTER TABLE t DROP n`)
+	p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.equal(ctx, "t")
+}

@@ -29,8 +29,12 @@ type CopyPlanner interface {
 type AheadError struct {
 	What    string
 	Sources []uint32 // OIDs of the tables at the source
+	Err     error    // why the copy can't begin, where that was tried
 }
 
+// Unwrap gives Err.
+func (e *AheadError) Unwrap() error { return e.Err }
+
 func (e *AheadError) Error() string {
-	return fmt.Sprintf("the copy of %d tables is ahead of the stream: %s", len(e.Sources), e.What)
+	return fmt.Sprintf("the copy of %d tables is put off, for it is ahead of the stream: %s", len(e.Sources), e.What)
 }

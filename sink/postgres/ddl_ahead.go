@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -40,14 +41,49 @@ func (s *Sink) notAhead(ctx context.Context, tables []sink.CopyTable) error {
 		if len(e.Sources) == 0 {
 			return nil
 		}
-		if s.schema.waited == nil {
-			s.schema.waited = map[uint32]int{}
-		}
-		for _, table := range e.Sources {
-			s.schema.waited[table]++
-		}
+		s.wait(e)
 		return e
 	})
+}
+
+func (s *Sink) wait(e *sink.AheadError) {
+	if s.schema.waited == nil {
+		s.schema.waited = map[uint32]int{}
+	}
+	for _, table := range e.Sources {
+		s.schema.waited[table]++
+	}
+}
+
+// putOff puts a copy off that can't begin as the destination is, in a group that has other tables: what is in its way, another
+// partition's bound for example, may be what the source has altered meanwhile, too. A lasting reason is told the third time.
+func (s *Sink) putOff(ctx context.Context, tables []sink.CopyTable, why error) (later, err error) {
+	var refused *DDLError
+	var unmade *SchemaError
+	var misfit *FitError
+	if s.config.ddl.ignore || !errors.As(why, &refused) && !errors.As(why, &unmade) && !errors.As(why, &misfit) {
+		return nil, nil
+	}
+	e := &sink.AheadError{What: "it may be because of what comes in between that " + why.Error(), Err: why}
+	for i := range tables {
+		if t := &tables[i]; t.Schema != nil && s.schema.waited[t.Source] < mostWaits {
+			e.Sources = append(e.Sources, t.Source)
+		}
+	}
+	if len(e.Sources) < len(tables) {
+		return nil, nil
+	}
+	err = s.with(ctx, func(c *session, st *sink.Start) error {
+		others, err := s.newDDL(ctx, c.pg, st, nil).books.pages("kind = $3", tablePage)
+		if err == nil && slices.ContainsFunc(others, func(p *page) bool { return !slices.Contains(e.Sources, p.oid) }) {
+			later = e
+		}
+		return err
+	})
+	if later != nil {
+		s.wait(e)
+	}
+	return later, err
 }
 
 // sharedAhead says what a table of a copy shares with one that is not copied, and that was altered since the books were written; "" if

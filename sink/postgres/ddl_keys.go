@@ -363,7 +363,7 @@ func (a *altering) attach() error {
 		return err
 	}
 	var before []decode.Name
-	if a.page != nil && !a.made {
+	if a.page != nil && !a.made && !a.rebound() {
 		before = a.page.table.Parents
 	}
 	for _, n := range a.shape.Parents {
@@ -396,13 +396,18 @@ func (a *altering) attach() error {
 	return nil
 }
 
+// rebound reports whether a partition was detached and attached again with other bounds, which a copy tells at once.
+func (a *altering) rebound() bool {
+	return a.page.table.Bound != "" && a.shape.Bound != "" && a.page.table.Bound != a.shape.Bound
+}
+
 // detach undoes what the source has undone of that.
 func (a *altering) detach() error {
 	if a.page == nil || a.live == nil {
 		return nil
 	}
 	for _, n := range a.page.table.Parents {
-		if slices.Contains(a.shape.Parents, n) {
+		if slices.Contains(a.shape.Parents, n) && !a.rebound() {
 			continue
 		}
 		dest, err := a.destOf(n)

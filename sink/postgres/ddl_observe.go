@@ -56,6 +56,9 @@ func (a *altering) observe() error {
 	if err := a.notMistaken(); err != nil {
 		return err
 	}
+	if _, err := a.toRoot(); err != nil {
+		return err
+	}
 	for i := range a.shape.Columns {
 		c := &a.shape.Columns[i]
 		l := a.live.column(sourceName(c))
@@ -73,16 +76,38 @@ func (a *altering) observe() error {
 	if err := a.restore(); err != nil {
 		return err
 	}
+	dest, err := a.toRoot()
+	if err != nil {
+		return err
+	}
 	for _, o := range a.gone() {
 		if shares(a.shared, o.Name) {
-			if err := a.loosen(a.next.dest, o.Name); err != nil {
+			if err := a.loosen(dest, o.Name); err != nil {
 				return err
 			}
-		} else if err := a.removeColumn(a.next.dest, o.Name); err != nil {
+		} else if err := a.removeColumn(dest, o.Name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// toRoot goes from a partition to the table that has its columns, and gives that one's name.
+func (a *altering) toRoot() (decode.Name, error) {
+	if !a.live.partition {
+		return a.next.dest, nil
+	}
+	rows, err := query(a.ctx, a.pg, `SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_partition_root($1::oid::regclass)`, a.live.oid)
+	if err != nil || len(rows) != 1 {
+		return a.next.dest, a.fail(a.next.dest, "looking for its partitioned table", "", err)
+	}
+	root := decode.Name{Schema: string(rows[0][0]), Name: string(rows[0][1])}
+	live, err := a.ddl.live(root)
+	if err != nil || live == nil {
+		return a.next.dest, a.fail(root, "looking it up", "", err)
+	}
+	a.live = live
+	return root, nil
 }
 
 func (a *altering) observeType(c *decode.ColumnShape, l *liveColumn) error {

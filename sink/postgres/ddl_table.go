@@ -331,10 +331,16 @@ func (a *altering) renameColumns() error {
 		}
 		pairs = append(pairs, [2]string{sourceName(o), sourceName(c)})
 	}
-	// What has the old name by now may be another column, made by hand or by another table that goes here.
-	pairs = slices.DeleteFunc(pairs, func(p [2]string) bool {
+	// What has the new name may be a column that another table which goes here has got before, or that somebody has made.
+	taken := func(p [2]string) bool {
 		return a.live.column(p[1]) != nil && !slices.ContainsFunc(pairs, func(q [2]string) bool { return q[0] == p[1] })
-	})
+	}
+	if i := slices.IndexFunc(pairs, taken); i >= 0 && len(a.shared) == 0 {
+		p := pairs[i]
+		return &DDLError{Object: a.next.dest, Action: fmt.Sprintf("renaming column %q to %q", p[0], p[1]), Err: fmt.Errorf("the destination has both"),
+			Remedy: fmt.Sprintf("drop or rename the destination's own %q, and start again", p[1])}
+	}
+	pairs = slices.DeleteFunc(pairs, taken)
 	if len(a.shared) > 0 {
 		for _, p := range pairs {
 			if a.needed(p[0]) {

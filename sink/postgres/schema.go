@@ -237,6 +237,14 @@ func (s *Sink) BeginCopy(ctx context.Context, tables []sink.CopyTable) error {
 	if err := s.notAhead(ctx, tables); err != nil {
 		return err
 	}
+	err := s.beginCopy(ctx, st, tables)
+	if later, perr := s.putOff(ctx, tables, err); perr != nil || later != nil {
+		return errors.Join(perr, later)
+	}
+	return err
+}
+
+func (s *Sink) beginCopy(ctx context.Context, st *sink.Start, tables []sink.CopyTable) error {
 	var coming func(uint32) bool
 	if err := s.prepareTables(ctx, tables, s.config.sync == nil); err != nil {
 		return err

@@ -1,0 +1,69 @@
+package flo_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/pgflo/flo"
+	"github.com/pgflo/flo/sink/postgres"
+)
+
+// Partitions change places while flo is down, so that the copies of new ones come before the stream tells of what became of the old.
+func TestPartitionsThatChangePlacesWhileFloIsDown(t *testing.T) {
+	long(t)
+	parallel(t)
+	const base = `CREATE TABLE td (id int, p int, c text, PRIMARY KEY (id, p)) PARTITION BY RANGE (p); CREATE TABLE td1 PARTITION OF td FOR VALUES FROM (0) TO (25);
+		INSERT INTO td SELECT i, i, 'x' FROM generate_series(0, 24) i`
+	for name, sql := range map[string][]string{
+		"overlap":      {`ALTER TABLE td DETACH PARTITION td1`, `CREATE TABLE tdn PARTITION OF td FOR VALUES FROM (0) TO (25)`, `INSERT INTO td VALUES (100, 5, 'y')`},
+		"made again":   {`DROP TABLE td1`, `CREATE TABLE td1 PARTITION OF td FOR VALUES FROM (0) TO (25)`, `INSERT INTO td VALUES (100, 5, 'y')`},
+		"split":        {`ALTER TABLE td DETACH PARTITION td1; CREATE TABLE a PARTITION OF td FOR VALUES FROM (0) TO (10); CREATE TABLE b PARTITION OF td FOR VALUES FROM (10) TO (25); INSERT INTO td SELECT * FROM td1; DROP TABLE td1`, `UPDATE td SET c = 'z' WHERE p = 3`},
+		"other bounds": {`ALTER TABLE td DETACH PARTITION td1`, `UPDATE td1 SET p = 40`, `ALTER TABLE td ATTACH PARTITION td1 FOR VALUES FROM (40) TO (50)`, `CREATE TABLE td2 PARTITION OF td FOR VALUES FROM (0) TO (25)`, `INSERT INTO td VALUES (100, 5, 'y'), (101, 46, 'z')`},
+		"rewritten":    {`ALTER TABLE td ADD n float8 DEFAULT random()`, `ALTER TABLE td DETACH PARTITION td1`, `UPDATE td1 SET p = 40`, `ALTER TABLE td ATTACH PARTITION td1 FOR VALUES FROM (40) TO (50)`},
+		"another name": {`ALTER TABLE td RENAME TO old`, `CREATE TABLE td (id int PRIMARY KEY, v text)`, `INSERT INTO td VALUES (1, 'new'); INSERT INTO old VALUES (100, 5, 'y')`},
+	} {
+		for _, sync := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s schema sync %v", name, sync), func(t *testing.T) {
+				t.Parallel()
+				ctx := testContext(t)
+				p := newPipeline(t)
+				p.src.Exec(t, base)
+				opts := []postgres.Option{postgres.WithReplicaRole()}
+				if sync {
+					opts = append(opts, postgres.WithSchemaSync(p.src.URL))
+				}
+				p.ranOnce(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
+				oneByOne(t, p.src, strings.Join(sql, ";"))
+				p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
+				p.catchUp(ctx)
+				const tables = `SELECT string_agg(relname || ' ' || coalesce(pg_get_expr(relpartbound, oid), ''), ', ' ORDER BY relname) FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace`
+				if got, want := p.dst.QueryString(t, tables), p.src.QueryString(t, tables); got != want {
+					t.Errorf("the destination has %s, want %s", got, want)
+				}
+				p.equal(ctx)
+			})
+		}
+	}
+}
+
+// Without event triggers a partition's new columns are its root's.
+func TestPartitionsAreAlteredByTheirRootWithoutEventTriggers(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t)
+	const base = `CREATE TABLE td (id int, p int, c text, PRIMARY KEY (id, p)) PARTITION BY RANGE (p); CREATE TABLE td1 PARTITION OF td FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (id);
+		CREATE TABLE td1a PARTITION OF td1 DEFAULT; CREATE TABLE td2 PARTITION OF td FOR VALUES FROM (10) TO (20)`
+	p.src.Exec(t, base+`; INSERT INTO td SELECT i, i, 'x' FROM generate_series(0, 19) i`)
+	p.dst.Exec(t, base)
+	p.start(ctx, flo.WithDDLFromRelations(), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	for _, sql := range []string{
+		`INSERT INTO td VALUES (100, 5, 'y'), (101, 15, 'y')`, `ALTER TABLE td ADD n int DEFAULT 7`, `UPDATE td SET n = 8 WHERE id = 3; INSERT INTO td VALUES (102, 5, 'y', 5), (103, 15, 'y', 6)`,
+		`ALTER TABLE td ALTER n TYPE bigint`, `INSERT INTO td VALUES (104, 5, 'y', 10000000000)`, `ALTER TABLE td DROP c`, `INSERT INTO td VALUES (105, 5, 9), (106, 15, 9)`,
+	} {
+		p.src.Exec(t, sql)
+		p.catchUp(ctx)
+	}
+	p.equal(ctx, "td1a", "td2")
+}
