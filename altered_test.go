@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/pgflo/flo"
+	"github.com/pgflo/flo/rules"
 	"github.com/pgflo/flo/sink/postgres"
 )
 
@@ -367,4 +368,17 @@ func TestAColumnIsNotRenamedOntoTheDestinationsOwn(t *testing.T) {
 	p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
 	p.catchUp(ctx)
 	p.equal(ctx, "t")
+}
+
+// Columns change names, and one of them is what a rule leaves out: the destination's column has values of the other one.
+func TestAColumnThatARuleLeftOutIsNotTakenForAnother(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t)
+	p.src.Exec(t, `CREATE TABLE t (id int PRIMARY KEY, c text, d text); INSERT INTO t VALUES (1, 'secret', 'd')`)
+	r := p.launch(ctx, flo.WithDDL(), flo.WithRules(rules.Exclude("c")), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.src.Exec(t, `BEGIN; ALTER TABLE t RENAME c TO x; ALTER TABLE t RENAME d TO c; ALTER TABLE t RENAME x TO d; COMMIT`)
+	p.src.Exec(t, `INSERT INTO t VALUES (2, 'new secret', 'e')`)
+	wantStop(t, r.ends(ctx), postgres.ErrDDL, `column "x" to "d"`, "the destination has both")
 }

@@ -17,6 +17,7 @@ func TestPartitionsThatChangePlacesWhileFloIsDown(t *testing.T) {
 		INSERT INTO td SELECT i, i, 'x' FROM generate_series(0, 24) i`
 	for name, sql := range map[string][]string{
 		"overlap":      {`ALTER TABLE td DETACH PARTITION td1`, `CREATE TABLE tdn PARTITION OF td FOR VALUES FROM (0) TO (25)`, `INSERT INTO td VALUES (100, 5, 'y')`},
+		"default":      {`ALTER TABLE td DETACH PARTITION td1`, `CREATE TABLE tdd PARTITION OF td DEFAULT`, `INSERT INTO td VALUES (100, 5, 'y')`},
 		"made again":   {`DROP TABLE td1`, `CREATE TABLE td1 PARTITION OF td FOR VALUES FROM (0) TO (25)`, `INSERT INTO td VALUES (100, 5, 'y')`},
 		"split":        {`ALTER TABLE td DETACH PARTITION td1; CREATE TABLE a PARTITION OF td FOR VALUES FROM (0) TO (10); CREATE TABLE b PARTITION OF td FOR VALUES FROM (10) TO (25); INSERT INTO td SELECT * FROM td1; DROP TABLE td1`, `UPDATE td SET c = 'z' WHERE p = 3`},
 		"other bounds": {`ALTER TABLE td DETACH PARTITION td1`, `UPDATE td1 SET p = 40`, `ALTER TABLE td ATTACH PARTITION td1 FOR VALUES FROM (40) TO (50)`, `CREATE TABLE td2 PARTITION OF td FOR VALUES FROM (0) TO (25)`, `INSERT INTO td VALUES (100, 5, 'y'), (101, 46, 'z')`},

@@ -34,7 +34,7 @@ func (s *Sink) notAhead(ctx context.Context, tables []sink.CopyTable) error {
 			if t.Schema == nil || s.schema.waited[t.Source] >= mostWaits {
 				continue
 			}
-			if what := sharedAhead(t, pages, tables); what != "" {
+			if what := sharedAhead(t, pages, tables, s.schema.waited[t.Source] == 0); what != "" {
 				e.What, e.Sources = what, append(e.Sources, t.Source)
 			}
 		}
@@ -87,8 +87,8 @@ func (s *Sink) putOff(ctx context.Context, tables []sink.CopyTable, why error) (
 }
 
 // sharedAhead says what a table of a copy shares with one that is not copied, and that was altered since the books were written; "" if
-// there is no such thing.
-func sharedAhead(t *sink.CopyTable, pages []*page, tables []sink.CopyTable) string {
+// there is no such thing. first: the copy was not put off yet.
+func sharedAhead(t *sink.CopyTable, pages []*page, tables []sink.CopyTable, first bool) string {
 	another := func(shares func(*decode.TableShape) bool) *page {
 		for _, p := range pages {
 			if p.kind == tablePage && shares(p.table) && !slices.ContainsFunc(tables, func(t sink.CopyTable) bool { return t.Source == p.oid }) {
@@ -119,6 +119,14 @@ func sharedAhead(t *sink.CopyTable, pages []*page, tables []sink.CopyTable) stri
 	for i := range t.Schema.Tables {
 		now := &t.Schema.Tables[i]
 		was := pageOf(pages, tablePage, now.OID)
+		if now.OID == t.Source && was == nil && now.Bound != "" && first {
+			// The stream has not told of it yet, nor of what became of partitions in whose bounds it is.
+			if p := another(func(o *decode.TableShape) bool {
+				return slices.ContainsFunc(o.Ancestors, func(n decode.Name) bool { return slices.Contains(now.Ancestors, n) })
+			}); p != nil {
+				return "it is a partition beside " + p.source.String()
+			}
+		}
 		if now.OID == t.Source || was == nil || sameRows(was.table, now) {
 			continue
 		}
