@@ -117,7 +117,7 @@ func (d *ddl) holder(oid uint32, source, dest decode.Name) (p *page, free bool, 
 }
 
 // makeRoom sets aside the table that has the name of one that is about to be copied, if it is one that the group
-// has copied too: nothing else of it is there to come.
+// has copied too, and nothing else of it is there to come, or one without rows.
 func (d *ddl) makeRoom(t *page) error {
 	p, free, err := d.holder(t.oid, t.source, t.dest)
 	if err != nil || p == nil || !free {
@@ -125,8 +125,17 @@ func (d *ddl) makeRoom(t *page) error {
 	}
 	known, err := yes(d.ctx, d.pg, "SELECT EXISTS (SELECT FROM "+d.sink.books.copies+" WHERE group_name = $1 AND worker = $2 AND source = $3::oid AND incarnation = $4)",
 		d.st.Group, d.st.Worker, number(p.oid), d.st.Incarnation)
-	if err != nil || !known {
+	if err != nil {
 		return err
+	}
+	if !known {
+		live, err := d.live(p.dest)
+		if err != nil || live == nil || live.kind != "r" {
+			return err
+		}
+		if rows, err := yes(d.ctx, d.pg, "SELECT EXISTS (SELECT FROM "+live.sql()+")"); err != nil || rows {
+			return err
+		}
 	}
 	return d.setAside(p)
 }

@@ -118,6 +118,13 @@ func (d *ddl) altering(shape *decode.TableShape) (*altering, error) {
 				a.stayAside()
 				return a, nil
 			}
+			// The source has given the other one's name away, and what it did to that one is withheld until its copy.
+			if err := d.setAside(p); err != nil {
+				return nil, err
+			}
+			if err := a.look(); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if a.live == nil && shape.Made { // all of it is made
@@ -326,7 +333,10 @@ func (a *altering) renameColumns() error {
 	for i := range a.shape.Columns {
 		c := &a.shape.Columns[i]
 		o := a.was(c)
-		if o == nil || sourceName(o) == sourceName(c) || a.live.column(sourceName(o)) == nil {
+		if o == nil || sourceName(o) == sourceName(c) {
+			continue
+		}
+		if l := a.live.column(sourceName(o)); l == nil || l.inherited { // its parent's is renamed
 			continue
 		}
 		pairs = append(pairs, [2]string{sourceName(o), sourceName(c)})

@@ -418,3 +418,16 @@ func TestSchemaChangesByLanes(t *testing.T) {
 	m.do(`UPDATE public.t SET n = 3 WHERE id > 30`)
 	m.want("SELECT count(*), count(DISTINCT worker) FROM flo.structures", is("1", "1"))
 }
+
+// A table that waits for its copy gives its name away, which is not told then, and a new one gets it.
+func TestATableIsNotMadeOfAnEarlierOneOfItsName(t *testing.T) {
+	m := newMirror(t)
+	m.do(`CREATE TABLE x (id int PRIMARY KEY, c int)`)
+	m.src.Exec(t, `ALTER TABLE x RENAME TO y`)
+	m.read() // and withheld
+	if err := m.bring(`CREATE TABLE x (id int, c int); INSERT INTO x VALUES (1, 1), (1, 1)`); err != nil {
+		t.Fatal(err)
+	}
+	m.do(`DROP TABLE y; INSERT INTO x VALUES (1, 1)`)
+	m.want(`SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relname ~ '^aside_'`, is("0"))
+}
