@@ -626,3 +626,28 @@ func TestASchemaChangeMayBeADeadLetter(t *testing.T) {
 		t.Error("another change was replayed")
 	}
 }
+
+// A table that somebody holds locked at the source holds up nobody who waits for another one's rows.
+func TestALockedTableHoldsUpNothingElse(t *testing.T) {
+	parallel(t)
+	for _, ddl := range []bool{true, false} {
+		t.Run(fmt.Sprintf("schema changes %v", ddl), func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			p := newPipeline(t, smallTable, `CREATE TABLE other (id int PRIMARY KEY)`)
+			opts := []flo.Option{flo.WithSink(p.sink())}
+			if ddl {
+				opts = append(opts, flo.WithDDL())
+			}
+			p.start(ctx, opts...)
+			p.catchUp(ctx)
+			lock := p.src.Conn(t)
+			if _, err := lock.Exec(ctx, `BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE`); err != nil {
+				t.Fatal(err)
+			}
+			p.src.Exec(t, `INSERT INTO other VALUES (1)`)
+			p.catchUp(ctx)
+			p.equal(ctx, "other")
+		})
+	}
+}

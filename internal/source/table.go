@@ -26,8 +26,6 @@ type Table struct {
 	// and without generated ones but for those that a publication sends (see sentColumns). Key is set by the replica identity. The types have OID, Schema,
 	// Name and Kind only; Describe has the rest.
 	Columns []decode.Column
-	// Pages is the real size of the main fork in blocks (pg_relation_size, not the stale relpages).
-	Pages int64
 	// Ancestors of a leaf partition: parent first, root last.
 	Ancestors []decode.Name
 	// RowFilter of the publication, an SQL expression; "": all rows. EnsurePublication sets it.
@@ -80,8 +78,7 @@ func readTables(ctx context.Context, conn *pgx.Conn, oids []uint32, sent sentCol
 	}
 	rows, err := conn.Query(ctx, `
 		SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relreplident::text,
-			c.relreplident = 'f' OR `+identityIndex+` IS NOT NULL, `+unsent+`,
-			COALESCE(pg_relation_size(c.oid) / current_setting('block_size')::int8, 0), c.relfilenode
+			c.relreplident = 'f' OR `+identityIndex+` IS NOT NULL, `+unsent+`, c.relfilenode
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1)
 		ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`, oids, pgsession.Version(conn.PgConn()) >= fullWithoutGenerated)
 	if err != nil {
@@ -91,7 +88,7 @@ func readTables(ctx context.Context, conn *pgx.Conn, oids []uint32, sent sentCol
 		var t Table
 		var kind, identity string
 		var generated []string
-		err := row.Scan(&t.OID, &t.Schema, &t.Name, &kind, &identity, &t.HasIdentity, &generated, &t.Pages, &t.FileNode)
+		err := row.Scan(&t.OID, &t.Schema, &t.Name, &kind, &identity, &t.HasIdentity, &generated, &t.FileNode)
 		if err == nil {
 			t.Kind, t.Identity = kind[0], decode.Identity(identity[0])
 			t.HasIdentity = t.HasIdentity && !sent.lacks(t.OID, generated)
