@@ -215,14 +215,14 @@ func (s *replication) watchTables(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	streams := make(map[uint32]bool, len(published))
+	streams, identified := make(map[uint32]bool, len(published)), map[uint32]bool{}
 	for _, t := range published {
-		streams[t.OID] = true
+		streams[t.OID], identified[t.OID] = true, t.HasIdentity
 	}
 	had := make(map[uint32]bool, len(s.tables)) // to have an identity
 	named := make(map[string]bool, len(s.tables))
 	for _, t := range s.tables {
-		had[t.OID] = t.HasIdentity
+		had[t.OID] = t.HasIdentity && !s.lostIdentity[t.OID]
 		named[names.Qualified(t.Schema, t.Name)] = true
 	}
 	entries, err := s.r.source.OwnEntries(ctx, conn, s.published)
@@ -233,7 +233,7 @@ func (s *replication) watchTables(ctx context.Context) error {
 		return err
 	}
 	var tables []source.Table
-	lost := false
+	var lost []uint32
 	for _, t := range asked {
 		identity, ours := had[t.OID]
 		if name := names.Qualified(t.Schema, t.Name); !ours && named[name] && !s.noCopy {
@@ -262,14 +262,16 @@ func (s *replication) watchTables(ctx context.Context) error {
 		if err := s.edited(ctx, &t, entries); err != nil {
 			return err
 		}
-		if !identity && t.HasIdentity {
+		if !identity && identified[t.OID] {
 			s.log.WarnContext(ctx, "a table got a replica identity: its updates and deletes are replicated from now on, and it is copied afresh", slog.String("table", names.Qualified(t.Schema, t.Name)))
 			return errRound
 		}
 		tables = append(tables, t)
-		lost = lost || identity && !t.HasIdentity
+		if identity && !t.HasIdentity {
+			lost = append(lost, t.OID)
+		}
 	}
-	if !lost {
+	if len(lost) == 0 {
 		return nil
 	}
 	p, err := s.r.source.EnsurePublication(ctx, conn, source.PublicationSpec{Name: s.r.cfg.publicationName(), Tables: tables})
@@ -278,6 +280,12 @@ func (s *replication) watchTables(ctx context.Context) error {
 	}
 	if err != nil {
 		return err
+	}
+	if s.lostIdentity == nil {
+		s.lostIdentity = map[uint32]bool{}
+	}
+	for _, oid := range lost {
+		s.lostIdentity[oid] = true
 	}
 	if s.entries = p.Entries; reflect.DeepEqual(s.record(), s.known) {
 		return nil

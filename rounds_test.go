@@ -338,6 +338,31 @@ func TestATableThatGetsItsKeyWhileFloRunsIsCopiedAfresh(t *testing.T) {
 	}
 }
 
+// A table that loses its key, and gets it again, while flo runs.
+func TestATableThatLosesItsKeyAndGetsItAgainIsCopiedAfresh(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, smallTable)
+	p.src.Exec(t, `INSERT INTO t SELECT i, 'a' FROM generate_series(1, 10) i`)
+	p.start(ctx, flo.WithIdleInterval(100*time.Millisecond), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	keyless := func(n string) {
+		t.Helper()
+		eventually(t, ctx, "the table's move", func() bool {
+			return p.src.QueryString(t, `SELECT count(*) FROM pg_publication_tables WHERE pubname LIKE '%keyless'`) == n
+		})
+	}
+	p.src.Exec(t, `ALTER TABLE t DROP CONSTRAINT t_pkey`)
+	keyless("1")
+	p.src.Exec(t, `UPDATE t SET v = 'unseen' WHERE id < 4`)
+	p.src.Exec(t, `ALTER TABLE t ADD PRIMARY KEY (id)`)
+	keyless("0")
+	p.src.Exec(t, `UPDATE t SET v = 'seen' WHERE id = 5`)
+	eventually(t, ctx, "the fresh copy", func() bool { return p.dst.QueryString(t, `SELECT count(*) FROM t WHERE v <> 'a'`) == "4" })
+	p.catchUp(ctx)
+	p.equal(ctx)
+}
+
 // A table leaves the group before its copy is whole: nobody waits for it any more.
 func TestATableThatLeavesInMidCopyIsWaitedForByNobody(t *testing.T) {
 	ctx := testContext(t)
