@@ -161,6 +161,10 @@ func (d *drainer) planned(ctx context.Context, copyAll func() error) error {
 	d.keepTogether(ctx)
 	if whole := tables(); len(whole) > 0 {
 		if err := planner.EndCopy(ctx, whole); err != nil {
+			var ahead *sink.AheadError
+			if errors.As(err, &ahead) && d.putOff(ctx, ahead) {
+				return nil
+			}
 			return d.sinkError(nil, err)
 		}
 	}

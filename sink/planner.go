@@ -16,14 +16,14 @@ type CopyPlanner interface {
 	// *AheadError: it then comes again without the tables that this names.
 	BeginCopy(ctx context.Context, tables []CopyTable) error
 	// EndCopy comes behind the last EndTable, before the first change behind the copy. A table that another
-	// attempt has taken over meanwhile is left out: it comes with that one.
+	// attempt has taken over meanwhile is left out: it comes with that one. It may answer with an *AheadError, too.
 	EndCopy(ctx context.Context, tables []CopyTable) error
 	// CopiesTogether reports whether EndCopy makes what spans tables: the worker then has them all copied again,
 	// together, when a copy was cut short, and not only those that were not whole.
 	CopiesTogether() bool
 }
 
-// AheadError is BeginCopy's answer when tables have something in common with others, a type for example, that the source
+// AheadError is BeginCopy's or EndCopy's answer when tables have something in common with others, a type for example, that the source
 // has altered since the last schema change that the sink was given: the rows that are still to come for the others are of
 // the time before. The worker then leaves the tables to a later copy, which comes behind what was altered.
 type AheadError struct {

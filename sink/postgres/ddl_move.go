@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -174,6 +175,48 @@ func (a *altering) stayAside() {
 	a.next.source, a.next.dest = to, to
 }
 
+// comeBack gives tables that are set aside the names that the stream has told of last, if these, and those of their indexes, are free by now.
+func (d *ddl) comeBack() error {
+	for _, oid := range d.sink.asides.all() {
+		p, err := d.books.get(tablePage, oid)
+		if err != nil {
+			return err
+		}
+		if p == nil || p.dest != d.asideName(oid) {
+			continue
+		}
+		back := tableOf(p.table)
+		back.awaits = p.awaits
+		taken, err := d.live(back.dest)
+		if err != nil {
+			return err
+		}
+		if taken != nil {
+			continue
+		}
+		if err := simple(d.ctx, d.pg, "SAVEPOINT flo_back"); err != nil {
+			return err
+		}
+		if err := d.relocate(p, back.dest); err == nil {
+			err = d.books.put(back)
+			if err == nil {
+				err = simple(d.ctx, d.pg, "RELEASE SAVEPOINT flo_back")
+			}
+			if err != nil {
+				return err
+			}
+			continue
+		} else if d.pg.IsClosed() || d.ctx.Err() != nil {
+			return err
+		}
+		d.sink.asides.note(oid, p.dest, true)
+		if err := simple(d.ctx, d.pg, "ROLLBACK TO SAVEPOINT flo_back; RELEASE SAVEPOINT flo_back"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // asides are the tables that are set aside, by the source's OID.
 type asides struct {
 	mu     sync.Mutex
@@ -185,6 +228,13 @@ func (k *asides) of(oid uint32) (decode.Name, bool) {
 	defer k.mu.Unlock()
 	n, ok := k.tables[oid]
 	return n, ok
+}
+
+// all gives their OIDs.
+func (k *asides) all() []uint32 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Sorted(maps.Keys(k.tables))
 }
 
 // note adds one, or removes it.

@@ -61,7 +61,10 @@ func (d *ddl) tables() error {
 	for i, a := range all {
 		pages[i] = a.next
 	}
-	return d.books.put(pages...)
+	if err := d.books.put(pages...); err != nil {
+		return err
+	}
+	return d.comeBack()
 }
 
 // inOrder gives the tables' indexes, parents first.

@@ -285,6 +285,14 @@ func (s *Sink) EndCopy(ctx context.Context, tables []sink.CopyTable) error {
 	if st == nil || p == nil {
 		return fmt.Errorf("sink/postgres: %w", ErrNotOpen)
 	}
+	err := s.endCopy(ctx, st, p, tables)
+	if later, perr := s.putOff(ctx, tables, err); perr != nil || later != nil {
+		return errors.Join(perr, later)
+	}
+	return err
+}
+
+func (s *Sink) endCopy(ctx context.Context, st *sink.Start, p *plan, tables []sink.CopyTable) error {
 	if err := s.makeToldKeys(ctx, p.outdated, false); err != nil {
 		return err
 	}

@@ -69,3 +69,41 @@ func TestPartitionsAreAlteredByTheirRootWithoutEventTriggers(t *testing.T) {
 	}
 	p.equal(ctx, "td1a", "td2")
 }
+
+// Names of tables, indexes and constraints are given to new tables while flo is down: the copies of these come first.
+func TestNamesThatChangeHandsWhileFloIsDown(t *testing.T) {
+	long(t)
+	parallel(t)
+	const base = `CREATE TABLE ta (id int PRIMARY KEY, c int, CONSTRAINT uq UNIQUE (c)); CREATE INDEX i1 ON ta (c); INSERT INTO ta VALUES (1, 1)`
+	for name, sql := range map[string][]string{
+		"a key":        {`ALTER TABLE ta RENAME TO tb; ALTER TABLE tb RENAME CONSTRAINT ta_pkey TO k1`, `CREATE TABLE ta (id int PRIMARY KEY)`, `INSERT INTO ta VALUES (1); INSERT INTO tb VALUES (2)`},
+		"an index":     {`ALTER TABLE ta RENAME TO tz; ALTER INDEX i1 RENAME TO i2; ALTER INDEX ta_pkey RENAME TO k`, `CREATE TABLE ta (id int PRIMARY KEY, c int)`, `CREATE INDEX i1 ON ta (c)`, `INSERT INTO tz VALUES (7)`},
+		"dropped":      {`DROP INDEX i1`, `CREATE TABLE tb (id int PRIMARY KEY, c int)`, `CREATE INDEX i1 ON tb (c)`, `INSERT INTO tb VALUES (1)`},
+		"a constraint": {`ALTER TABLE ta DROP CONSTRAINT uq`, `CREATE TABLE tb (id int PRIMARY KEY, c int, CONSTRAINT uq UNIQUE (c))`, `INSERT INTO tb VALUES (1); INSERT INTO ta VALUES (2, 1)`},
+		"a table":      {`DROP TABLE ta`, `CREATE TABLE tb (id int CONSTRAINT ta_pkey PRIMARY KEY, c int)`, `INSERT INTO tb VALUES (1)`},
+		"renamed":      {`ALTER INDEX i1 RENAME TO i2`, `CREATE TABLE tb (id int PRIMARY KEY, c int)`, `CREATE INDEX i1 ON tb (c)`, `INSERT INTO tb VALUES (1)`},
+	} {
+		for _, sync := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s schema sync %v", name, sync), func(t *testing.T) {
+				t.Parallel()
+				ctx := testContext(t)
+				p := newPipeline(t)
+				p.src.Exec(t, base)
+				opts := []postgres.Option{postgres.WithReplicaRole()}
+				if sync {
+					opts = append(opts, postgres.WithSchemaSync(p.src.URL))
+				}
+				p.ranOnce(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
+				oneByOne(t, p.src, strings.Join(sql, ";"))
+				p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
+				p.catchUp(ctx)
+				const all = `SELECT string_agg(c.relname || coalesce(' of ' || t.relname, ''), ', ' ORDER BY c.relname) FROM pg_class c
+					LEFT JOIN pg_index i ON i.indexrelid = c.oid LEFT JOIN pg_class t ON t.oid = i.indrelid WHERE c.relkind IN ('r', 'i') AND c.relnamespace = 'public'::regnamespace`
+				if got, want := p.dst.QueryString(t, all), p.src.QueryString(t, all); got != want {
+					t.Errorf("the destination has %s, want %s", got, want)
+				}
+				p.equal(ctx)
+			})
+		}
+	}
+}
