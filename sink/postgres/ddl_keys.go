@@ -211,11 +211,22 @@ func (a *altering) addForeignKey(c *decode.ConstraintShape) error {
 	if err != nil {
 		return err
 	}
-	switch err := a.attempt(sql); {
+	err = a.attempt(sql)
+	if pgsession.SQLState(err) == "23503" && a.copied != 0 && a.attempt(strings.TrimSuffix(sql, " NOT VALID")+" NOT VALID") == nil {
+		err = nil // the rows come with the copy
+	}
+	switch {
 	case pgsession.SQLState(err) == "23503":
 		a.leaveOut("fk constraint", c.Name, "the destination's rows don't hold it", sql, err)
 	case err != nil:
-		return a.fail(a.next.dest, action, sql, err)
+		waits, werr := a.waits(dest)
+		if werr != nil {
+			return werr
+		}
+		if code := pgsession.SQLState(err); !waits || code != "42703" && code != "42830" && code != "42804" { // column, key, type
+			return a.fail(a.next.dest, action, sql, err)
+		}
+		a.leaveOut("fk constraint", c.Name, dest.String()+" waits for its fresh copy, which makes it what the key needs", sql, err)
 	default:
 		a.notLeftOut(sql)
 	}
@@ -228,9 +239,9 @@ func (a *altering) addForeignKey(c *decode.ConstraintShape) error {
 }
 
 // tie adds foreign keys of other tables to one that is new, or has got its name: they were left out while the destination
-// did not have it, since a copy had brought their tables ahead of it.
+// did not have it, since a copy had brought their tables ahead of it, or while it waited for its own.
 func (a *altering) tie() error {
-	if !a.made && !a.moved {
+	if !a.made && !a.moved && a.copied == 0 {
 		return nil
 	}
 	pages, err := a.books.pages("kind = 'table' AND shape @> $3::jsonb", `{"constraints": [{"kind": "f"}]}`)

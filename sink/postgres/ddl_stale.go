@@ -74,6 +74,12 @@ func (s *Sink) awaiting(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, 
 	return out, nil
 }
 
+// waits reports whether a table awaits its fresh copy.
+func (d *ddl) waits(name decode.Name) (bool, error) {
+	tables, err := d.awaiting()
+	return slices.ContainsFunc(tables, func(t staleTable) bool { return t.name == name }), err
+}
+
 // copies reports whether the group copies: one that doesn't has no fresh copies.
 func (d *ddl) copies() (bool, error) {
 	if d.copied != 0 {
