@@ -222,7 +222,7 @@ func TestATableThatSharesAlteredTypesIsCopiedBehindThem(t *testing.T) {
 	}
 }
 
-// An alteration that no event trigger has told of never comes: the copy is put off twice, and no more.
+// An alteration that no event trigger has told of never comes: the copy is put off a few times, and no more.
 func TestACopyWaitsForNoAlterationThatIsNotTold(t *testing.T) {
 	long(t)
 	parallel(t)

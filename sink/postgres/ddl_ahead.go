@@ -14,8 +14,12 @@ import (
 // altered since the last schema change that the sink was given, what is still to come for those is written for it as it was.
 // So such a copy is asked for again: it then comes behind that schema change.
 
-// mostWaits is how many copies of a table may be put off; a change that no event trigger has told of may never come.
-const mostWaits = 2
+// How many copies of a table may be put off: for what was altered, of which no event trigger may have told, and for a copy that can't begin,
+// which may have another reason.
+const (
+	mostWaits   = 4
+	mostRetries = 2
+)
 
 // notAhead gives an AheadError if one of the tables shares something that was altered.
 func (s *Sink) notAhead(ctx context.Context, tables []sink.CopyTable) error {
@@ -66,7 +70,7 @@ func (s *Sink) putOff(ctx context.Context, tables []sink.CopyTable, why error) (
 	}
 	e := &sink.AheadError{What: "it may be because of what comes in between that " + why.Error(), Err: why}
 	for i := range tables {
-		if t := &tables[i]; t.Schema != nil && s.schema.waited[t.Source] < mostWaits {
+		if t := &tables[i]; t.Schema != nil && s.schema.waited[t.Source] < mostRetries {
 			e.Sources = append(e.Sources, t.Source)
 		}
 	}
