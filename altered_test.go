@@ -383,3 +383,22 @@ func TestAColumnThatARuleLeftOutIsNotTakenForAnother(t *testing.T) {
 	p.src.Exec(t, `INSERT INTO t VALUES (2, 'new secret', 'e')`)
 	wantStop(t, r.ends(ctx), postgres.ErrDDL, `column "x" to "d"`, "the destination has both")
 }
+
+// The same where the group has copied before it started over without copies.
+func TestAGroupThatCopiesNoMoreEmptiesNoTable(t *testing.T) {
+	parallel(t)
+	ctx := testContext(t)
+	p := newPipeline(t, `CREATE TABLE t (id int PRIMARY KEY, v int)`)
+	p.src.Exec(t, `INSERT INTO t VALUES (1, 0)`)
+	p.ranOnce(ctx, flo.WithDDL(), flo.WithSink(p.sink()))
+	r := p.launch(ctx, flo.WithMode(flo.StreamOnly), flo.WithResync("again"), flo.WithDDL(), flo.WithSink(p.sink()))
+	p.catchUp(ctx)
+	p.src.Exec(t, `ALTER TABLE t ADD r float8 DEFAULT random(); UPDATE t SET v = 1`)
+	p.catchUp(ctx)
+	p.dst.Exec(t, `INSERT INTO t VALUES (2, 0)`)
+	p.src.Exec(t, `CREATE INDEX ON t ((1 / v))`)
+	wantStop(t, r.ends(ctx), postgres.ErrDDL, "division by zero")
+	if got := p.dst.QueryString(t, `SELECT count(*) FROM t`); got != "2" {
+		t.Errorf("the destination has %s rows", got)
+	}
+}

@@ -50,6 +50,7 @@ func (f *feed) withhold(ctx context.Context, t *decode.TableShape) {
 	log.InfoContext(ctx, "a command has written the table's rows anew: they are copied afresh")
 	f.setSkip(t.OID, pending)
 	f.report.want([]uint32{t.OID}, f.cp.Attempt)
+	t.CopyFollows = true
 }
 
 // supersede leaves out of a schema change the tables whose copy is of a later time, and has told the sink of their

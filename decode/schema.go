@@ -47,6 +47,8 @@ type TableShape struct {
 	// from those that were sent before, with nothing in the stream that says so.
 	Made      bool `json:"made,omitempty"`
 	Rewritten bool `json:"rewritten,omitempty"`
+	// CopyFollows is the worker's: a fresh copy will bring the rows of a Rewritten table, and until then its changes are left out.
+	CopyFollows bool `json:"-"`
 	// Kind is pg_class.relkind: "r" a table, "p" a partitioned one.
 	Kind string `json:"kind"`
 	// Persistence is pg_class.relpersistence: "p", or "u" for an unlogged table.

@@ -97,6 +97,8 @@ type ddl struct {
 	way    *stale      // see awaiting
 	// anew are the source tables whose rows a schema change of the transaction has said to be written anew.
 	anew map[uint32]bool
+	// follows are those that the change at hand says a fresh copy follows for.
+	follows map[uint32]bool
 }
 
 func literal(s string) string { return pgsession.Literal(s) }
@@ -104,7 +106,7 @@ func literal(s string) string { return pgsession.Literal(s) }
 func (s *Sink) newDDL(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, ch *decode.SchemaChange) *ddl {
 	worker := *st
 	worker.Worker = laneOwner(st.Worker) // one's books are all lanes'
-	d := &ddl{ctx: ctx, sink: s, pg: pg, st: &worker, change: checked(ch), anew: map[uint32]bool{}}
+	d := &ddl{ctx: ctx, sink: s, pg: pg, st: &worker, change: checked(ch), anew: map[uint32]bool{}, follows: map[uint32]bool{}}
 	d.books = &structures{ctx: ctx, pg: pg, table: s.books.structures, st: &worker}
 	return d
 }

@@ -358,9 +358,9 @@ func (a *altering) retype(c, o *decode.ColumnShape, l *liveColumn) (bool, error)
 		return false, a.fail(a.next.dest, action, cast, err) // rows of others are in it
 	}
 	// The source did it by an expression that isn't known: the rows come afresh.
-	if copies, cerr := a.copies(); cerr != nil {
-		return false, cerr
-	} else if !copies || a.live.kind == "p" && a.shape.Kind != "p" { // its other partitions' rows stay
+	if follows, ferr := a.copyFollows(); ferr != nil {
+		return false, ferr
+	} else if !follows || a.live.kind == "p" && a.shape.Kind != "p" { // its other partitions' rows stay
 		return false, a.fail(a.next.dest, action, cast, err)
 	}
 	if err := a.empty(a.next.dest, a.live.oid, err); err != nil {

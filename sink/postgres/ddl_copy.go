@@ -89,7 +89,7 @@ func (d *ddl) prepare(make bool) error {
 		default:
 			known.Dropped = append(known.Dropped, gone(p.table, &t)...)
 		}
-		d.anew[t.OID] = true // a copy brings its rows
+		d.anew[t.OID], d.follows[t.OID] = true, true // a copy brings its rows
 		known.Tables = append(known.Tables, t)
 	}
 	if len(known.Tables) == 0 {

@@ -20,7 +20,7 @@ import (
 
 // stale are the destination's tables with such rows.
 type stale struct {
-	anew   int // of how many tables the change at hand has said so
+	said   int // of how many tables the change at hand has said so
 	tables []staleTable
 }
 
@@ -37,30 +37,27 @@ func inRowsWay(err error) bool {
 
 // awaiting gives the tables that await a fresh copy, those of the change at hand included; without those that have rows of others.
 func (d *ddl) awaiting() ([]staleTable, error) {
-	if d.way == nil || d.way.anew != len(d.anew) {
-		d.way = &stale{anew: len(d.anew)}
-		copies, err := d.copies()
-		if err != nil || !copies {
-			return nil, err
+	if d.way == nil || d.way.said != len(d.follows) {
+		d.way = &stale{said: len(d.follows)}
+		said := make([]string, 0, len(d.follows))
+		for oid := range d.follows {
+			said = append(said, number(oid))
 		}
-		anew := make([]string, 0, len(d.anew))
-		for oid := range d.anew {
-			anew = append(anew, number(oid))
-		}
-		if d.way.tables, err = d.sink.awaiting(d.ctx, d.pg, d.st, anew); err != nil {
+		var err error
+		if d.way.tables, err = d.sink.awaiting(d.ctx, d.pg, d.st, said); err != nil {
 			return nil, err
 		}
 	}
 	return d.way.tables, nil
 }
 
-func (s *Sink) awaiting(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, anew []string) ([]staleTable, error) {
+func (s *Sink) awaiting(ctx context.Context, pg *pgconn.PgConn, st *sink.Start, said []string) ([]staleTable, error) {
 	rows, err := query(ctx, pg, "SELECT s.dest_schema, s.dest_name, c.oid FROM "+s.books.structures+` s
 		JOIN pg_namespace n ON n.nspname = s.dest_schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.dest_name AND c.relkind = 'r'
 		WHERE s.group_name = $1 AND s.worker = $2 AND s.kind = 'table' AND (s.shape @> '{"flo_awaits": true}' OR s.source = ANY ($3::oid[]))
 			AND NOT EXISTS (SELECT FROM `+s.books.structures+` o WHERE o.kind = 'table' AND o.dest_schema = s.dest_schema AND o.dest_name = s.dest_name
 				AND (o.group_name, o.worker, o.source) IS DISTINCT FROM (s.group_name, s.worker, s.source))
-		ORDER BY s.source`, st.Group, laneOwner(st.Worker), "{"+strings.Join(anew, ",")+"}")
+		ORDER BY s.source`, st.Group, laneOwner(st.Worker), "{"+strings.Join(said, ",")+"}")
 	if err != nil {
 		return nil, fmt.Errorf("sink/postgres: reading %s: %w", s.books.structures, err)
 	}
@@ -80,12 +77,22 @@ func (d *ddl) waits(name decode.Name) (bool, error) {
 	return slices.ContainsFunc(tables, func(t staleTable) bool { return t.name == name }), err
 }
 
-// copies reports whether the group copies: one that doesn't has no fresh copies.
-func (d *ddl) copies() (bool, error) {
-	if d.copied != 0 {
-		return true, nil
+// copyFollows reports whether a fresh copy brings the table's rows, or those of all its partitions.
+func (a *altering) copyFollows() (bool, error) {
+	if a.next.awaits || a.live.kind != "p" {
+		return a.next.awaits, nil
 	}
-	return yes(d.ctx, d.pg, "SELECT EXISTS (SELECT FROM "+d.sink.books.copies+" WHERE group_name = $1 AND worker = $2)", d.st.Group, d.st.Worker)
+	tables, err := a.awaiting()
+	if err != nil {
+		return false, err
+	}
+	leaves, err := query(a.ctx, a.pg, "SELECT relid::oid FROM pg_partition_tree($1::oid::regclass) WHERE isleaf", a.live.oid)
+	if err != nil {
+		return false, a.fail(a.next.dest, "looking for its partitions", "", err)
+	}
+	return !slices.ContainsFunc(leaves, func(r [][]byte) bool {
+		return !slices.ContainsFunc(tables, func(t staleTable) bool { return t.oid == string(r[0]) })
+	}), nil
 }
 
 // makeWay tries a statement without the rows of the table that is in its way, or without those of all where that isn't told; if they

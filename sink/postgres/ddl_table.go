@@ -101,7 +101,10 @@ func (d *ddl) altering(shape *decode.TableShape) (*altering, error) {
 	if a.page, err = d.books.get(tablePage, shape.OID); err != nil {
 		return nil, err
 	}
-	a.next.awaits = shape.Kind == "r" && d.anew[shape.OID] || a.page != nil && a.page.awaits
+	if shape.CopyFollows {
+		d.follows[shape.OID] = true
+	}
+	a.next.awaits = shape.Kind == "r" && d.follows[shape.OID] || a.page != nil && a.page.awaits
 	if a.shared, err = d.books.sharing(a.next); err != nil {
 		return nil, err
 	}

@@ -52,9 +52,6 @@ func newMirror(t *testing.T, opts ...Option) *mirror {
 	if m.secret, err = c.DDLSecret(t.Context(), session); err != nil {
 		t.Fatal(err)
 	}
-	// The group copies: what can't be told of a table comes afresh.
-	m.db.Exec(t, `INSERT INTO flo.copies (group_name, worker, source, incarnation, attempt, point, dest_schema, dest_table, state)
-		VALUES ('g', 'w', 1, 'one', 1, '0/1', 'public', 'another table', 'done')`)
 	src.Exec(t, "CREATE PUBLICATION everything FOR ALL TABLES")
 	src.Exec(t, "SELECT pg_create_logical_replication_slot('"+m.slot+"', 'pgoutput')")
 	return m
@@ -183,9 +180,9 @@ func (m *mirror) taken() (out [][]*decode.Change) {
 	for _, tx := range m.read() {
 		out = append(out, slices.DeleteFunc(tx, func(ch *decode.Change) bool {
 			if ch.Schema != nil {
-				for _, t := range ch.Schema.Tables {
-					if t.Rewritten {
-						m.copies[t.OID] = true
+				for i := range ch.Schema.Tables {
+					if t := &ch.Schema.Tables[i]; t.Rewritten {
+						m.copies[t.OID], t.CopyFollows = true, true
 					}
 				}
 			}
