@@ -263,7 +263,7 @@ func (s *replication) watchTables(ctx context.Context) error {
 			return err
 		}
 		if !identity && identified[t.OID] {
-			s.log.WarnContext(ctx, "a table got a replica identity: its updates and deletes are replicated from now on, and it is copied afresh", slog.String("table", names.Qualified(t.Schema, t.Name)))
+			s.log.WarnContext(ctx, "a table got a replica identity: its updates and deletes are replicated from now on, and it is copied afresh, unless the mode is StreamOnly", slog.String("table", names.Qualified(t.Schema, t.Name)))
 			return errRound
 		}
 		tables = append(tables, t)

@@ -1,6 +1,7 @@
 package flo_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -8,6 +9,22 @@ import (
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/sink/postgres"
 )
+
+// changedWhileDown runs flo on base, does sql while it is down, a transaction for each command, and runs it until it has caught up.
+func changedWhileDown(t *testing.T, ctx context.Context, sync bool, base string, sql []string) *pipeline {
+	t.Helper()
+	p := newPipeline(t)
+	p.src.Exec(t, base)
+	opts := []postgres.Option{postgres.WithReplicaRole()}
+	if sync {
+		opts = append(opts, postgres.WithSchemaSync(p.src.URL))
+	}
+	p.ranOnce(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
+	oneByOne(t, p.src, strings.Join(sql, ";"))
+	p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
+	p.catchUp(ctx)
+	return p
+}
 
 // Partitions change places while flo is down, so that the copies of new ones come before the stream tells of what became of the old.
 func TestPartitionsThatChangePlacesWhileFloIsDown(t *testing.T) {
@@ -29,16 +46,7 @@ func TestPartitionsThatChangePlacesWhileFloIsDown(t *testing.T) {
 			t.Run(fmt.Sprintf("%s schema sync %v", name, sync), func(t *testing.T) {
 				t.Parallel()
 				ctx := testContext(t)
-				p := newPipeline(t)
-				p.src.Exec(t, base)
-				opts := []postgres.Option{postgres.WithReplicaRole()}
-				if sync {
-					opts = append(opts, postgres.WithSchemaSync(p.src.URL))
-				}
-				p.ranOnce(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
-				oneByOne(t, p.src, strings.Join(sql, ";"))
-				p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
-				p.catchUp(ctx)
+				p := changedWhileDown(t, ctx, sync, base, sql)
 				const tables = `SELECT string_agg(relname || ' ' || coalesce(pg_get_expr(relpartbound, oid), ''), ', ' ORDER BY relname) FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace`
 				if got, want := p.dst.QueryString(t, tables), p.src.QueryString(t, tables); got != want {
 					t.Errorf("the destination has %s, want %s", got, want)
@@ -87,16 +95,7 @@ func TestNamesThatChangeHandsWhileFloIsDown(t *testing.T) {
 			t.Run(fmt.Sprintf("%s schema sync %v", name, sync), func(t *testing.T) {
 				t.Parallel()
 				ctx := testContext(t)
-				p := newPipeline(t)
-				p.src.Exec(t, base)
-				opts := []postgres.Option{postgres.WithReplicaRole()}
-				if sync {
-					opts = append(opts, postgres.WithSchemaSync(p.src.URL))
-				}
-				p.ranOnce(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
-				oneByOne(t, p.src, strings.Join(sql, ";"))
-				p.start(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
-				p.catchUp(ctx)
+				p := changedWhileDown(t, ctx, sync, base, sql)
 				const all = `SELECT string_agg(c.relname || coalesce(' of ' || t.relname, ''), ', ' ORDER BY c.relname) FROM pg_class c
 					LEFT JOIN pg_index i ON i.indexrelid = c.oid LEFT JOIN pg_class t ON t.oid = i.indrelid WHERE c.relkind IN ('r', 'i') AND c.relnamespace = 'public'::regnamespace`
 				if got, want := p.dst.QueryString(t, all), p.src.QueryString(t, all); got != want {

@@ -128,7 +128,7 @@ func split(spec PublicationSpec) (wanted []publication, warnings []string) {
 		}
 		keyless.tables = append(keyless.tables, t)
 		warnings = append(warnings, fmt.Sprintf(
-			"table %s has no replica identity: its updates and deletes are NOT replicated, only inserts and truncates; mend it with %s, and it is copied afresh",
+			"table %s has no replica identity: its updates and deletes are NOT replicated, only inserts and truncates; mend it with %s: it is then copied afresh, unless the mode is StreamOnly",
 			t.quoted(), mend(&t)))
 	}
 	return []publication{keyed, keyless}, warnings

@@ -59,6 +59,13 @@ func (s *Sink) wait(e *sink.AheadError) {
 	}
 }
 
+// arrived forgets that tables were put off: they are copied.
+func (s *Sink) arrived(tables []sink.CopyTable) {
+	for i := range tables {
+		delete(s.schema.waited, tables[i].Source)
+	}
+}
+
 // putOff puts a copy off that can't begin as the destination is, in a group that has other tables: what is in its way, another
 // partition's bound for example, may be what the source has altered meanwhile, too. A lasting reason is told the third time.
 func (s *Sink) putOff(ctx context.Context, tables []sink.CopyTable, why error) (later, err error) {

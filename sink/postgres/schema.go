@@ -166,7 +166,7 @@ type schemaState struct {
 	mu     sync.Mutex
 	status SchemaStatus
 	plan   *plan          // from BeginCopy to EndCopy
-	waited map[uint32]int // copies of tables that BeginCopy has put off
+	waited map[uint32]int // how often a table was put off since it was copied last; of BeginCopy and EndCopy
 }
 
 // SchemaStatus tells how far WithSchemaSync is. It may be called at any time.
@@ -280,12 +280,20 @@ func (s *Sink) beginCopy(ctx context.Context, st *sink.Start, tables []sink.Copy
 func (s *Sink) EndCopy(ctx context.Context, tables []sink.CopyTable) error {
 	st, p := s.start.Load(), s.schema.plan
 	if s.config.sync == nil {
+		s.arrived(tables)
 		return nil
 	}
 	if st == nil || p == nil {
 		return fmt.Errorf("sink/postgres: %w", ErrNotOpen)
 	}
 	err := s.endCopy(ctx, st, p, tables)
+	var unmade *SchemaError
+	if errors.As(err, &unmade) && slices.ContainsFunc(unmade.Failed, func(o SchemaObject) bool { return inRowsWay(o.Err) }) {
+		return err // another copy would bring such rows again
+	}
+	if err == nil {
+		s.arrived(tables)
+	}
 	if later, perr := s.putOff(ctx, tables, err); perr != nil || later != nil {
 		return errors.Join(perr, later)
 	}

@@ -159,18 +159,27 @@ func (m *maker) one(ctx context.Context, c *session, e *entry) error {
 
 // emptyAwaiting takes the rows out of tables that await a fresh copy, and reports whether there are such.
 func (m *maker) emptyAwaiting(ctx context.Context, pg *pgconn.PgConn, why error) (bool, error) {
-	d := m.newDDL(ctx, pg, m.st, nil)
-	tables, err := d.awaiting()
-	if err != nil || len(tables) == 0 {
-		return false, err
-	}
 	if err := simple(ctx, pg, begin); err != nil {
 		return false, err
 	}
-	for _, t := range tables {
-		if err := d.empty(t.name, t.oid, why); err != nil {
-			return false, errors.Join(err, simple(ctx, pg, "ROLLBACK"))
+	d := m.newDDL(ctx, pg, m.st, nil)
+	empty := func() (tables []staleTable, err error) {
+		if err = m.guard(ctx, pg, m.st, "FOR NO KEY UPDATE"); err != nil { // another process may have the tables by now
+			return nil, err
 		}
+		if tables, err = d.awaiting(); err != nil {
+			return nil, err
+		}
+		for _, t := range tables {
+			if err := d.empty(t.name, t.oid, why); err != nil {
+				return nil, err
+			}
+		}
+		return tables, nil
+	}
+	tables, err := empty()
+	if err != nil || len(tables) == 0 {
+		return false, errors.Join(err, simple(ctx, pg, "ROLLBACK"))
 	}
 	return true, commit(ctx, pg)
 }
