@@ -4,11 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/decode"
@@ -100,11 +97,7 @@ func TestWhereFollowsATableThatHasOnlyItsKeyAsOldRow(t *testing.T) {
 
 func TestWhereFollowsRandomChanges(t *testing.T) {
 	long(t)
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("FLO_TEST_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
-	}
-	t.Logf("FLO_TEST_SEED=%d", seed)
+	seed := flotest.Seed(t)
 	r := rand.New(rand.NewPCG(seed, 2))
 	ctx := testContext(t)
 	p := newPipeline(t)

@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/flotest"
@@ -223,8 +222,7 @@ func TestSchemaSyncGoesOnWhereItWasInterrupted(t *testing.T) {
 	long(t)
 	parallel(t)
 	ctx := testContext(t)
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := flotest.Seed(t)
 	random := rand.New(rand.NewPCG(seed, 0))
 	p := newPipeline(t)
 	flotest.RequireDump(t, p.src)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgflo/flo"
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/sink"
 	"github.com/pgflo/flo/sink/postgres"
 )
@@ -293,8 +294,7 @@ func TestALetterWhoseReplayLostItsAnswerIsNotWrittenTwice(t *testing.T) {
 // both sides equal.
 func TestDeadLettersUnderARandomLoad(t *testing.T) {
 	ctx := testContext(t)
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := flotest.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	p := newPipeline(t, smallTable, `CREATE TABLE f (a int, v text); ALTER TABLE f REPLICA IDENTITY FULL`)
 	p.dst.Exec(t, noBad+`; ALTER TABLE f ADD CONSTRAINT no_bad CHECK (v NOT LIKE 'bad%')`)

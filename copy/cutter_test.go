@@ -7,12 +7,12 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
-	"time"
+
+	"github.com/pgflo/flo/flotest"
 )
 
 func TestCutterCutsAtRowEndsHoweverTheBytesCome(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := flotest.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	cutters := []*cutter{{limit: 100}, {limit: 100, room: 7}}
 	for round := range 3000 {

@@ -41,8 +41,7 @@ func writers(t *testing.T, db *flotest.DB, table string, n int, seed uint64) (st
 }
 
 func TestCopyIsExactlyTheSnapshotWhileWritersRace(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := flotest.Seed(t)
 	db := flotest.Postgres(t)
 	// Never analysed: pg_class.relpages is 0 or -1 in the whole test.
 	db.Exec(t, `CREATE TABLE t (id bigserial PRIMARY KEY, pad text) WITH (autovacuum_enabled = off);

@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // logTail bounds, in bytes, what Log returns.
@@ -24,6 +25,21 @@ func (s *Server) logSince(offset int64) string {
 	offset = max(offset, s.logSize()-logTail)
 	b, _ := io.ReadAll(io.NewSectionReader(f, offset, logTail)) // what could be read is what there is to show
 	return string(b)
+}
+
+// logOf leaves out what a log says of other tests' databases.
+func logOf(database, log string) string {
+	var out strings.Builder
+	mine := true
+	for line := range strings.Lines(log) {
+		if !strings.HasPrefix(line, "\t") { // not the rest of a message
+			mine = strings.Contains(line, database) || !strings.Contains(line, databasePrefix)
+		}
+		if mine {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
 }
 
 // logSize is 0 where there is no log, of a given server for example.

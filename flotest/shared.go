@@ -82,12 +82,15 @@ func Postgres(t testing.TB) *DB {
 	return newDB(t, s.URL("postgres"), s)
 }
 
+// databasePrefix begins the name of every test's database.
+const databasePrefix = "flotest_"
+
 // dropTimeout bounds the dropping of a test's database.
 const dropTimeout = 30 * time.Second
 
 func newDB(t testing.TB, adminURL string, s *Server) *DB {
 	t.Helper()
-	name := "flotest_" + strings.ToLower(rand.Text()[:12])
+	name := databasePrefix + strings.ToLower(rand.Text()[:12])
 	if err := createDatabase(t.Context(), adminURL, name); err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +101,7 @@ func newDB(t testing.TB, adminURL string, s *Server) *DB {
 
 func (d *DB) cleanup(t testing.TB) {
 	if t.Failed() && d.Server != nil {
-		t.Logf("the server's log since the test began:\n%s", d.Server.logSince(d.logFrom))
+		t.Logf("the server's log since the test began:\n%s", logOf(d.Name, d.Server.logSince(d.logFrom)))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), dropTimeout)
 	defer cancel()

@@ -197,11 +197,7 @@ func pick2(first bool, a, b string) string {
 }
 
 func TestConditionsAgreeWithPostgreSQL(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("FLO_TEST_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
-	}
-	t.Logf("FLO_TEST_SEED=%d", seed)
+	seed := flotest.Seed(t)
 	r := rand.New(rand.NewPCG(seed, 1))
 	db := flotest.Postgres(t)
 	all := kinds()

@@ -5,14 +5,13 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/rules"
 )
 
@@ -153,11 +152,7 @@ func asked(r *rand.Rand) (rules.Condition, func([4]int) bool) {
 }
 
 func TestSeveralWheresKeepTheDestinationEqual(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("FLO_TEST_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
-	}
-	t.Logf("FLO_TEST_SEED=%d", seed)
+	seed := flotest.Seed(t)
 	r := rand.New(rand.NewPCG(seed, 3))
 	for round := range 2000 {
 		x := &filtered{t: t, full: round%2 == 0, src: map[[2]int][4]int{}, dst: map[string]string{}}

@@ -18,7 +18,7 @@ import (
 )
 
 var (
-	seedFlag = flag.Uint64("seed", 0, "seed of all random choices; 0: one from the clock")
+	seedFlag = flag.Uint64("seed", 0, "seed of all random choices; 0: that of flotest.Seed")
 	kills    = flag.Int("kills", 0, "kills for each process while streaming; 0: the test's own number")
 	logs     = flag.String("logs", "", "folder for the children's whole logs; empty: only the ends, when a test fails")
 	runs     = flag.Int("runs", 0, "how often the tests with several rounds repeat; 0: the test's own number")
@@ -72,12 +72,11 @@ func brief(flag *int, standard, short int) int {
 
 // seed gives the test's seed, and says it.
 func seed(t testing.TB) uint64 {
-	s := *seedFlag
-	if s == 0 {
-		s = uint64(time.Now().UnixNano())
+	if *seedFlag == 0 {
+		return flotest.Seed(t)
 	}
-	t.Logf("seed %d", s)
-	return s
+	t.Logf("seed %d", *seedFlag)
+	return *seedFlag
 }
 
 // random gives a source of choices of its own to each party of a test, so that one party's luck does

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/sink/sinktest"
 )
 
@@ -208,8 +209,7 @@ func TestKilledAtEveryStepOfRotation(t *testing.T) {
 }
 
 func TestKilledAtAnyTimeOfRotation(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := flotest.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	for kind := range rotatingKinds {
 		t.Run(kind, func(t *testing.T) {

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/sink/sinktest"
 )
 
@@ -81,8 +82,7 @@ func writeForever(dir string) error {
 }
 
 func TestKilledWriterLeavesWholeLinesInOrder(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := flotest.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	dir := t.TempDir()
 	durable := 0 // the last transaction that the children were told is durable

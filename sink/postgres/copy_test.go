@@ -8,11 +8,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/sink"
 )
 
@@ -270,8 +270,7 @@ func TestCopyRefusals(t *testing.T) {
 
 // The copy's sessions are killed at random; chunks are written again until they are through.
 func TestKilledCopySessionsLoseAndRepeatNothing(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := flotest.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	r := newRig(t, `CREATE TABLE t ("Key" int, v text, w text)`)
 	table := copyTable(copyRel(), 1)

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/sink"
 )
@@ -98,8 +99,7 @@ func TestBigTransactionIsWholeOrNothing(t *testing.T) {
 // The backend is killed at random moments while batches of plain inserts, into a table without a key, and
 // increments go through it. Whatever the moment, Open says what stands, and nothing is there twice.
 func TestKilledBackendsLoseAndRepeatNothing(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := flotest.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	r := newRig(t, `CREATE TABLE t (k int, pad text); CREATE TABLE n (k int PRIMARY KEY, v int)`)
 	tr, n := rel("t", "k", "pad"), rel("n", "*k", "v")

@@ -70,8 +70,7 @@ func laneCheckpoint(end int) decode.Checkpoint {
 // Several connections bring the rows to where one does, though connections are cut at random moments, what comes
 // again is cut into other batches, and the number of connections changes.
 func TestSeveralConnectionsDoWhatOneDoes(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := flotest.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 3))
 	tables := laneTables()
 	many := newRig(t, lifeDDL(tables), WithReplicaRole(), WithApplyConnections(3))
@@ -320,8 +319,7 @@ func TestSeveralConnectionsLeaveTablesToOne(t *testing.T) {
 }
 
 func TestPositionsAreReadAsTheyWereWritten(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := flotest.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 5))
 	var p positions
 	at := decode.Position{LSN: 1 << 40}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/flotest"
 )
 
 // lifeTable is a table whose rows are inserted, changed, given other keys and deleted.
@@ -227,7 +228,7 @@ func (w *life) learn(r *rig) {
 // bring a unique value from row to row in an order that would have been refused; then the rows are those
 // that the changes make with the constraint looked at in the end.
 func TestSetsDoWhatSingleChangesDo(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
+	seed := flotest.Seed(t)
 	for _, c := range []struct {
 		name   string
 		opts   []Option
@@ -238,7 +239,6 @@ func TestSetsDoWhatSingleChangesDo(t *testing.T) {
 		{"missing rows counted", []Option{WithReplicaRole(), WithMissingRowsCounted()}, 200},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Logf("seed %d", seed)
 			tables := lifeTables()
 			sets, single := newRig(t, lifeDDL(tables), c.opts...), newRig(t, lifeDDL(tables), c.opts...)
 			single.sink.config.rowByRow = true
