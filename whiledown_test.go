@@ -31,14 +31,18 @@ func TestPartitionsThatChangePlacesWhileFloIsDown(t *testing.T) {
 	long(t)
 	parallel(t)
 	const base = `CREATE TABLE td (id int, p int, c text, PRIMARY KEY (id, p)) PARTITION BY RANGE (p); CREATE TABLE td1 PARTITION OF td FOR VALUES FROM (0) TO (25);
-		INSERT INTO td SELECT i, i, 'x' FROM generate_series(0, 24) i`
+		INSERT INTO td SELECT i, i, 'x' FROM generate_series(0, 24) i; CREATE TABLE tx (id int, p int, c text, PRIMARY KEY (id, p))`
 	for name, sql := range map[string][]string{
-		"overlap":           {`ALTER TABLE td DETACH PARTITION td1`, `CREATE TABLE tdn PARTITION OF td FOR VALUES FROM (0) TO (25)`, `INSERT INTO td VALUES (100, 5, 'y')`},
-		"default":           {`ALTER TABLE td DETACH PARTITION td1`, `CREATE TABLE tdd PARTITION OF td DEFAULT`, `INSERT INTO td VALUES (100, 5, 'y')`},
-		"made again":        {`DROP TABLE td1`, `CREATE TABLE td1 PARTITION OF td FOR VALUES FROM (0) TO (25)`, `INSERT INTO td VALUES (100, 5, 'y')`},
-		"split":             {`ALTER TABLE td DETACH PARTITION td1; CREATE TABLE a PARTITION OF td FOR VALUES FROM (0) TO (10); CREATE TABLE b PARTITION OF td FOR VALUES FROM (10) TO (25); INSERT INTO td SELECT * FROM td1; DROP TABLE td1`, `UPDATE td SET c = 'z' WHERE p = 3`},
-		"other bounds":      {`ALTER TABLE td DETACH PARTITION td1`, `UPDATE td1 SET p = 40`, `ALTER TABLE td ATTACH PARTITION td1 FOR VALUES FROM (40) TO (50)`, `CREATE TABLE td2 PARTITION OF td FOR VALUES FROM (0) TO (25)`, `INSERT INTO td VALUES (100, 5, 'y'), (101, 46, 'z')`},
-		"rewritten":         {`ALTER TABLE td ADD n float8 DEFAULT random()`, `ALTER TABLE td DETACH PARTITION td1`, `UPDATE td1 SET p = 40`, `ALTER TABLE td ATTACH PARTITION td1 FOR VALUES FROM (40) TO (50)`},
+		"overlap":      {`ALTER TABLE td DETACH PARTITION td1`, `CREATE TABLE tdn PARTITION OF td FOR VALUES FROM (0) TO (25)`, `INSERT INTO td VALUES (100, 5, 'y')`},
+		"default":      {`ALTER TABLE td DETACH PARTITION td1`, `CREATE TABLE tdd PARTITION OF td DEFAULT`, `INSERT INTO td VALUES (100, 5, 'y')`},
+		"made again":   {`DROP TABLE td1`, `CREATE TABLE td1 PARTITION OF td FOR VALUES FROM (0) TO (25)`, `INSERT INTO td VALUES (100, 5, 'y')`},
+		"split":        {`ALTER TABLE td DETACH PARTITION td1; CREATE TABLE a PARTITION OF td FOR VALUES FROM (0) TO (10); CREATE TABLE b PARTITION OF td FOR VALUES FROM (10) TO (25); INSERT INTO td SELECT * FROM td1; DROP TABLE td1`, `UPDATE td SET c = 'z' WHERE p = 3`},
+		"other bounds": {`ALTER TABLE td DETACH PARTITION td1`, `UPDATE td1 SET p = 40`, `ALTER TABLE td ATTACH PARTITION td1 FOR VALUES FROM (40) TO (50)`, `CREATE TABLE td2 PARTITION OF td FOR VALUES FROM (0) TO (25)`, `INSERT INTO td VALUES (100, 5, 'y'), (101, 46, 'z')`},
+		"rewritten":    {`ALTER TABLE td ADD n float8 DEFAULT random()`, `ALTER TABLE td DETACH PARTITION td1`, `UPDATE td1 SET p = 40`, `ALTER TABLE td ATTACH PARTITION td1 FOR VALUES FROM (40) TO (50)`},
+		"rewritten and replaced": {`ALTER TABLE tx ADD n float8`, `ALTER TABLE td ADD n float8 DEFAULT random()`, `ALTER TABLE td DETACH PARTITION td1`, `ALTER TABLE td ATTACH PARTITION tx FOR VALUES FROM (0) TO (25)`,
+			`INSERT INTO td VALUES (100, 5, 'y', 1); UPDATE td1 SET c = 'z' WHERE p < 5`},
+		"rewritten and moved": {`ALTER TABLE tx ADD n float8`, `ALTER TABLE td ADD n float8 DEFAULT random()`, `ALTER TABLE td DETACH PARTITION td1`, `ALTER TABLE td ATTACH PARTITION tx DEFAULT`,
+			`INSERT INTO td VALUES (100, 5, 'y', 1)`, `ALTER TABLE td DETACH PARTITION tx`, `ALTER TABLE td ATTACH PARTITION tx FOR VALUES FROM (0) TO (30)`, `UPDATE td1 SET p = 40`, `ALTER TABLE td ATTACH PARTITION td1 FOR VALUES FROM (40) TO (50)`},
 		"names that change": {`ALTER TABLE td ADD r float8 DEFAULT random()`, `ALTER TABLE td RENAME c TO sw`, `ALTER TABLE td RENAME id TO c`, `ALTER TABLE td RENAME sw TO id`, `INSERT INTO td VALUES (100, 5, 'y', 1)`},
 		"another name":      {`ALTER TABLE td RENAME TO old`, `CREATE TABLE td (id int PRIMARY KEY, v text)`, `INSERT INTO td VALUES (1, 'new'); INSERT INTO old VALUES (100, 5, 'y')`},
 	} {

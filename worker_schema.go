@@ -54,7 +54,8 @@ func (f *feed) withhold(ctx context.Context, t *decode.TableShape) {
 }
 
 // supersede leaves out of a schema change the tables whose copy is of a later time, and has told the sink of their
-// structure. It reports whether anything is left.
+// structure. Of one whose copy is yet to come it leaves that it is no partition any more: others may take its place
+// before. It reports whether anything is left.
 func (f *feed) supersede(s *decode.SchemaChange) bool {
 	if f.working.copy == nil || len(f.skips) == 0 {
 		return true
@@ -63,7 +64,12 @@ func (f *feed) supersede(s *decode.SchemaChange) bool {
 		at, skipped := f.skips[oid]
 		return skipped && (at == pending || f.tx.CommitLSN < at)
 	}
-	s.Tables = slices.DeleteFunc(s.Tables, func(t decode.TableShape) bool { return later(t.OID) })
+	s.Tables = slices.DeleteFunc(s.Tables, func(t decode.TableShape) bool {
+		if f.skips[t.OID] == pending && !t.Made && t.Kind == "r" && len(t.Parents) == 0 {
+			s.Detached = append(s.Detached, t.OID)
+		}
+		return later(t.OID)
+	})
 	s.Dropped = slices.DeleteFunc(s.Dropped, func(d decode.Dropped) bool { return d.Kind == "table column" && later(d.OID) })
 	return s.HasStructure()
 }

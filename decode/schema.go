@@ -21,6 +21,9 @@ type SchemaChange struct {
 	Observed bool `json:"observed,omitempty"`
 	// Tables are those that the command made or altered, as it left them.
 	Tables []TableShape `json:"tables,omitempty"`
+	// Detached is the worker's: of a table that is left out of Tables, since a fresh copy will bring it, only that it is no part of
+	// another one any more, by its OID. Partitions that come in its place then find it free.
+	Detached []uint32 `json:"-"`
 	// Types are the enum, composite, domain and range types that Tables use, as they stand; those of extensions
 	// left out. A type that no table uses is in no schema change; where one is altered, Tables are those that use it.
 	Types []TypeShape `json:"types,omitempty"`

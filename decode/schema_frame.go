@@ -66,7 +66,7 @@ func (s *SchemaChange) Clone() *SchemaChange {
 		t := &c.Types[i]
 		t.Labels, t.Fields, t.Constraints = slices.Clone(t.Labels), slices.Clone(t.Fields), cloneConstraints(t.Constraints)
 	}
-	c.Schemas, c.Dropped = slices.Clone(s.Schemas), slices.Clone(s.Dropped)
+	c.Detached, c.Schemas, c.Dropped = slices.Clone(s.Detached), slices.Clone(s.Schemas), slices.Clone(s.Dropped)
 	for i := range c.Dropped {
 		c.Dropped[i].Address = slices.Clone(c.Dropped[i].Address)
 	}
@@ -96,5 +96,5 @@ func (s *SchemaChange) appendJSON(dst []byte) ([]byte, error) {
 
 // HasStructure reports whether s says more than that a command was run.
 func (s *SchemaChange) HasStructure() bool {
-	return len(s.Tables)+len(s.Types)+len(s.Schemas)+len(s.Dropped) > 0 || s.Failed != ""
+	return len(s.Tables)+len(s.Detached)+len(s.Types)+len(s.Schemas)+len(s.Dropped) > 0 || s.Failed != ""
 }

@@ -434,11 +434,9 @@ func (a *altering) detach() error {
 			if !a.live.partition || len(a.live.parents) != 1 || len(a.shape.Parents) > 0 {
 				continue
 			}
-			rows, err := query(a.ctx, a.pg, "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1", a.live.parents[0])
-			if err != nil || len(rows) != 1 {
-				return a.fail(a.next.dest, "looking for its parent", "", err)
+			if dest, err = a.nameOf(a.live.parents[0]); err != nil {
+				return err
 			}
-			dest = decode.Name{Schema: string(rows[0][0]), Name: string(rows[0][1])}
 		}
 		if a.live.partition {
 			err = a.run(dest, "detaching partition "+a.next.dest.String(), "ALTER TABLE "+identOf(dest)+" DETACH PARTITION "+a.live.sql())
@@ -450,4 +448,54 @@ func (a *altering) detach() error {
 		}
 	}
 	return a.look()
+}
+
+// letGo detaches partitions of which nothing else is told before their fresh copy, which attaches them again where
+// the source has.
+func (d *ddl) letGo() error {
+	for _, oid := range d.change.Detached {
+		p, err := d.books.get(tablePage, oid)
+		if err != nil {
+			return err
+		}
+		if p == nil || p.table.Bound == "" {
+			continue
+		}
+		live, err := d.live(p.dest)
+		if err != nil {
+			return err
+		}
+		if live == nil || !live.partition || len(live.parents) != 1 {
+			continue
+		}
+		if others, err := d.books.sharing(p); err != nil {
+			return err
+		} else if len(others) > 0 {
+			continue
+		}
+		parent, err := d.nameOf(live.parents[0])
+		if err != nil {
+			return err
+		}
+		if err := d.run(parent, "detaching partition "+p.dest.String(), "ALTER TABLE "+identOf(parent)+" DETACH PARTITION "+live.sql()); err != nil {
+			return err
+		}
+		p.table.Parents, p.table.Ancestors, p.table.Bound = nil, nil, ""
+		if err := d.books.put(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nameOf gives the name of one of the destination's tables.
+func (d *ddl) nameOf(oid string) (decode.Name, error) {
+	rows, err := query(d.ctx, d.pg, "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1", oid)
+	if err == nil && len(rows) != 1 {
+		err = fmt.Errorf("no table has OID %s", oid)
+	}
+	if err != nil {
+		return decode.Name{}, fmt.Errorf("sink/postgres: schema change: looking up a table's name: %w", err)
+	}
+	return decode.Name{Schema: string(rows[0][0]), Name: string(rows[0][1])}, nil
 }

@@ -24,6 +24,9 @@ type altering struct {
 
 // tables brings the destination's tables to the shapes of the change.
 func (d *ddl) tables() error {
+	if err := d.letGo(); err != nil {
+		return err
+	}
 	var all []*altering
 	for _, i := range d.inOrder() {
 		a, err := d.altering(&d.change.Tables[i])
