@@ -1,9 +1,11 @@
 package postgres
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/pgflo/flo/decode"
+	"github.com/pgflo/flo/sink"
 )
 
 func TestAlteredTypesAreTold(t *testing.T) {
@@ -63,4 +65,31 @@ func TestTypesMadeOfATypeAreFound(t *testing.T) {
 			t.Errorf("%s: %v, want %v", text, got, want)
 		}
 	}
+}
+
+// A process that another one has taken over from may still be making tables by pg_restore's list: the rows of one that waits for its
+// fresh copy are the other one's by then.
+func TestOnlyTheLeasesHolderEmptiesTablesThatWait(t *testing.T) {
+	m := newMirror(t)
+	for _, sql := range []string{"CREATE TABLE public.t (id int PRIMARY KEY)", "INSERT INTO public.t VALUES (1), (2)", "ALTER TABLE public.t ADD r float8 DEFAULT random()"} {
+		if err := m.bring(sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	why := errors.New("rows are in the way")
+	emptied := func(st *sink.Start) (bool, error) {
+		return (&maker{Sink: m.sink, st: st}).emptyAwaiting(testContext(t), m.db.Conn(t).PgConn(), why)
+	}
+	gone := *m.sink.start.Load()
+	m.st.Epoch++
+	m.sink = newSink(t, m.db.URL, WithReplicaRole())
+	m.open()
+	if did, err := emptied(&gone); did || !errors.Is(err, sink.ErrLeaseLost) {
+		t.Errorf("by the one that is gone: %v, %v", did, err)
+	}
+	m.want("SELECT count(*)::text FROM t", is("2"))
+	if did, err := emptied(m.sink.start.Load()); !did || err != nil {
+		t.Errorf("by the holder: %v, %v", did, err)
+	}
+	m.want("SELECT count(*)::text FROM t", is("0"))
 }
