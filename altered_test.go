@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/pgflo/flo"
+	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/rules"
 	"github.com/pgflo/flo/sink/postgres"
 )
@@ -177,6 +178,7 @@ func TestATableThatSharesAlteredTypesIsCopiedBehindThem(t *testing.T) {
 			p := newPipeline(t)
 			var opts []postgres.Option
 			if sync {
+				flotest.RequireDump(t, p.src)
 				opts = append(opts, postgres.WithSchemaSync(p.src.URL))
 			}
 			const base = `CREATE SCHEMA s2; CREATE TYPE mood AS ENUM ('a', 'b'); CREATE TYPE mood2 AS ENUM ('c'); CREATE TYPE pair AS (m mood, n int);

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/pgflo/flo"
+	"github.com/pgflo/flo/flotest"
 	"github.com/pgflo/flo/sink/postgres"
 )
 
@@ -17,6 +18,7 @@ func changedWhileDown(t *testing.T, ctx context.Context, sync bool, base string,
 	p.src.Exec(t, base)
 	opts := []postgres.Option{postgres.WithReplicaRole()}
 	if sync {
+		flotest.RequireDump(t, p.src)
 		opts = append(opts, postgres.WithSchemaSync(p.src.URL))
 	}
 	p.ranOnce(ctx, flo.WithDDL(), flo.WithSink(p.sink(opts...)))
@@ -104,6 +106,28 @@ func TestNamesThatChangeHandsWhileFloIsDown(t *testing.T) {
 					LEFT JOIN pg_index i ON i.indexrelid = c.oid LEFT JOIN pg_class t ON t.oid = i.indrelid WHERE c.relkind IN ('r', 'i') AND c.relnamespace = 'public'::regnamespace`
 				if got, want := p.dst.QueryString(t, all), p.src.QueryString(t, all); got != want {
 					t.Errorf("the destination has %s, want %s", got, want)
+				}
+				p.equal(ctx)
+			})
+		}
+	}
+}
+
+// A table that is made while flo is down refers to a row that the stream has yet to bring.
+func TestAForeignKeyToARowThatComesLater(t *testing.T) {
+	parallel(t)
+	const base = `CREATE TABLE pa (id int PRIMARY KEY); INSERT INTO pa VALUES (1)`
+	for name, sql := range map[string][]string{
+		"a table":       {`INSERT INTO pa VALUES (5)`, `CREATE TABLE ch (id int PRIMARY KEY, p int CONSTRAINT fk REFERENCES pa)`, `INSERT INTO ch VALUES (1, 5), (2, 1)`},
+		"a partitioned": {`INSERT INTO pa VALUES (5)`, `CREATE TABLE ch (id int PRIMARY KEY, p int CONSTRAINT fk REFERENCES pa) PARTITION BY RANGE (id); CREATE TABLE ch1 PARTITION OF ch DEFAULT`, `INSERT INTO ch VALUES (1, 5), (2, 1)`},
+	} {
+		for _, sync := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s schema sync %v", name, sync), func(t *testing.T) {
+				t.Parallel()
+				ctx := testContext(t)
+				p := changedWhileDown(t, ctx, sync, base, sql)
+				if n := p.dst.QueryString(t, `SELECT count(*) FROM pg_constraint WHERE conname = 'fk' AND conrelid = 'ch'::regclass`); n != "1" {
+					t.Errorf("the destination has %s foreign keys", n)
 				}
 				p.equal(ctx)
 			})

@@ -65,7 +65,7 @@ func (f *feed) supersede(s *decode.SchemaChange) bool {
 		return skipped && (at == pending || f.tx.CommitLSN < at)
 	}
 	s.Tables = slices.DeleteFunc(s.Tables, func(t decode.TableShape) bool {
-		if f.skips[t.OID] == pending && !t.Made && t.Kind == "r" && len(t.Parents) == 0 {
+		if f.skips[t.OID] == pending && !s.Baseline && !t.Made && t.Kind == "r" && len(t.Parents) == 0 {
 			s.Detached = append(s.Detached, t.OID)
 		}
 		return later(t.OID)

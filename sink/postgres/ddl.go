@@ -124,6 +124,9 @@ func (s *Sink) applySchema(ctx context.Context, ch *decode.SchemaChange, tx *dec
 	if ch == nil {
 		return errShape
 	}
+	if nothing, err := s.nothingToDetach(ctx, ch); nothing || err != nil {
+		return err
+	}
 	if s.tx.deferred { // a table with checks to come can't be altered
 		if err := simple(ctx, pg, "SET CONSTRAINTS ALL IMMEDIATE"); err != nil {
 			err = fmt.Errorf("sink/postgres: before a schema change: %w", err)

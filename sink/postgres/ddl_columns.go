@@ -25,7 +25,7 @@ func (a *altering) create() error {
 		if err != nil {
 			return err
 		}
-		columns = append(columns, ident(sourceName(c))+" "+typeSQL(c)+a.filling(c, def)+pick(c.NotNull, " NOT NULL", ""))
+		columns = append(columns, ident(sourceName(c))+" "+typeSQL(c)+a.filling(c, def)+a.notNull(c))
 	}
 	sql := "CREATE TABLE " + identOf(a.next.dest) + " (" + strings.Join(columns, ", ") + ")"
 	if a.shape.Kind == "p" && a.shape.PartitionKey != "" {

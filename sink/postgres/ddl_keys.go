@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -448,6 +449,20 @@ func (a *altering) detach() error {
 		}
 	}
 	return a.look()
+}
+
+// nothingToDetach reports whether a change tells of nothing but tables that are no partitions here either.
+func (s *Sink) nothingToDetach(ctx context.Context, ch *decode.SchemaChange) (bool, error) {
+	if len(ch.Detached) == 0 || len(ch.Tables)+len(ch.Types)+len(ch.Schemas)+len(ch.Dropped) > 0 || ch.Failed != "" {
+		return false, nil
+	}
+	d := s.newDDL(ctx, s.main.pg, s.start.Load(), ch)
+	for _, oid := range ch.Detached {
+		if p, err := d.books.get(tablePage, oid); err != nil || p != nil && p.table.Bound != "" {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // letGo detaches partitions of which nothing else is told before their fresh copy, which attaches them again where

@@ -166,7 +166,7 @@ func (d *ddl) dontValidate(err error) (bool, error) {
 	return true, nil
 }
 
-// empty takes the rows out of a table that a fresh copy fills.
+// empty takes the rows out of a table that a fresh copy fills. A copy that has begun does not count with what it had brought.
 func (d *ddl) empty(name decode.Name, oid string, why error) error {
 	table, err := query(d.ctx, d.pg, "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1", oid)
 	if err != nil || len(table) == 0 {
@@ -174,6 +174,10 @@ func (d *ddl) empty(name decode.Name, oid string, why error) error {
 	}
 	d.sink.config.logger.WarnContext(d.ctx, "emptied a destination table whose rows the source wrote anew; a fresh copy brings them",
 		"table", name.String(), "why", why.Error())
+	if _, err := exec(d.ctx, d.pg, "DELETE FROM "+d.sink.books.chunks+" c USING "+d.sink.books.copies+` p WHERE p.group_name = $1 AND p.worker = $2 AND p.dest_oid = $3::oid
+		AND c.group_name = p.group_name AND c.worker = p.worker AND c.source = p.source`, d.st.Group, d.st.Worker, oid); err != nil {
+		return fmt.Errorf("sink/postgres: writing %s: %w", d.sink.books.chunks, err)
+	}
 	sql := ident(string(table[0][0]), string(table[0][1]))
 	if d.attempt("TRUNCATE TABLE "+sql) == nil {
 		return nil

@@ -288,7 +288,7 @@ func (s *Sink) EndCopy(ctx context.Context, tables []sink.CopyTable) error {
 	}
 	err := s.endCopy(ctx, st, p, tables)
 	var unmade *SchemaError
-	if errors.As(err, &unmade) && slices.ContainsFunc(unmade.Failed, func(o SchemaObject) bool { return inRowsWay(o.Err) }) {
+	if errors.As(err, &unmade) && slices.ContainsFunc(unmade.Failed, func(o SchemaObject) bool { return inRowsWay(o.Err) && pgsession.SQLState(o.Err) != "23503" }) {
 		return err // another copy would bring such rows again
 	}
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -203,6 +204,9 @@ func (s *Sink) makeBehind(ctx context.Context, st *sink.Start, p *plan, tables [
 			return err
 		}
 		m.forgive(ctx, filtered)
+		if err := m.loosen(ctx, tables); err != nil {
+			return err
+		}
 		for _, e := range p.last {
 			if m.waitsFor(e) {
 				continue
@@ -228,6 +232,33 @@ func (m *maker) forgive(ctx context.Context, filtered map[uint32]bool) {
 		m.schemaLeftOut(ctx, m.plan.foreign[i], "rules have filtered rows, and it doesn't hold: "+o.Reason)
 		return true
 	})
+}
+
+// loosen makes foreign keys NOT VALID whose rows refer to some that the stream has yet to bring: of a table that was not
+// copied along with theirs, which is of a later time than what has been applied.
+func (m *maker) loosen(ctx context.Context, tables []sink.CopyTable) error {
+	var left []SchemaObject
+	for _, o := range m.failed {
+		i := slices.IndexFunc(m.plan.foreign, func(e *entry) bool { return e.sql == o.SQL })
+		if i < 0 || pgsession.SQLState(o.Err) != "23503" || slices.ContainsFunc(tables, func(t sink.CopyTable) bool { return t.Source == m.plan.foreign[i].obj.refers }) {
+			left = append(left, o)
+			continue
+		}
+		e := *m.plan.foreign[i]
+		e.sql = strings.TrimSuffix(strings.TrimSpace(e.sql), ";") + " NOT VALID"
+		switch _, err := m.make(ctx, m.main.pg, &e); {
+		case err == nil:
+			delete(m.broken, e.id)
+			m.config.logger.WarnContext(ctx, "made a foreign key NOT VALID: the stream has yet to bring rows that it needs; ALTER TABLE … VALIDATE CONSTRAINT behind that",
+				"what", e.label, "why", o.Reason)
+		case !lasting(err):
+			return fmt.Errorf("sink/postgres: making %s %s: %w", strings.ToLower(e.kind), e.label, err)
+		default: // of a partitioned table, before PostgreSQL 18
+			left = append(left, o)
+		}
+	}
+	m.failed = left
+	return nil
 }
 
 // waitsFor reports whether an entry needs one that failed.
