@@ -112,6 +112,9 @@ func TestKilledWithinAStreamedTransaction(t *testing.T) {
 		must(t, repl.await(r.ctx, "it streams", func(s childStatus) bool { return s.Phase == flo.PhaseStreaming }))
 		repl.kill()
 		must(t, repl.startArmed(string(crashpoint.StagedEnded)+":1"))
+		before := r.stagedOf(js, tx) // what the source had sent, and flo confirmed, comes again at the commit, unstaged
+		tx.bulk("kept at last", 1000)
+		r.awaitStaged(js, tx, before)
 		pg.kill()
 		must(t, pg.startArmed(string(crashpoint.PartWritten)+":20"))
 		lines.kill()
@@ -129,7 +132,7 @@ func TestKilledWithinAStreamedTransaction(t *testing.T) {
 		}
 		tx = openTransaction(r, `INSERT INTO append_log (writer, n) VALUES (-11, 0)`)
 		tx.bulk("rolled back", 1000)
-		before := r.stagedOf(js, tx)
+		before = r.stagedOf(js, tx)
 		repl.kill()
 		must(t, repl.startArmed(string(crashpoint.Staged)+":1"))
 		dies(repl)
