@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgflo/flo"
+	"github.com/pgflo/flo/internal/pgsession"
 	"github.com/pgflo/flo/sink/postgres"
 )
 
@@ -27,7 +28,7 @@ func (p *pipeline) writeBeside(ctx context.Context, statements ...string) (stop 
 			}
 			defer conn.Close(context.WithoutCancel(ctx))
 			for n := 1; ctx.Err() == nil; n++ {
-				if _, err := conn.Exec(ctx, statements[n%len(statements)], n); err != nil && ctx.Err() == nil {
+				if _, err := conn.Exec(ctx, statements[n%len(statements)], n); err != nil && ctx.Err() == nil && !deadlocked(err) {
 					return err
 				}
 			}
@@ -49,6 +50,25 @@ func (p *pipeline) writeBeside(ctx context.Context, statements ...string) (stop 
 	return stop
 }
 
+// deadlocked reports whether the server chose a statement as a deadlock's victim. A row into a partition locks that before
+// the partitioned table, attaching and detaching the other way round.
+func deadlocked(err error) bool { return pgsession.SQLState(err) == "40P01" }
+
+// alterBeside is for a command that writers may meet in a deadlock.
+func (p *pipeline) alterBeside(ctx context.Context, sql string) {
+	p.t.Helper()
+	conn := p.src.Conn(p.t)
+	for {
+		_, err := conn.Exec(ctx, sql)
+		if err == nil {
+			return
+		}
+		if !deadlocked(err) {
+			p.t.Fatalf("%s: %v", sql, err)
+		}
+	}
+}
+
 const attachable = `CREATE TABLE parts (id bigint PRIMARY KEY, v text) PARTITION BY RANGE (id);
 	CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (1000000);
 	CREATE TABLE alone (id bigint PRIMARY KEY, v text, CHECK (id >= 1000000 AND id < 2000000))`
@@ -67,12 +87,12 @@ func TestATableIsAttachedAndDetachedWhileItStreams(t *testing.T) {
 		`UPDATE alone SET v = v || '.' WHERE id = 1500000 + $1 % 1000`, `DELETE FROM alone WHERE id = 1000000 + $1 - 100`)
 	const attach = `ALTER TABLE parts ATTACH PARTITION alone FOR VALUES FROM (1000000) TO (2000000)`
 	for range 5 {
-		p.src.Exec(t, attach)
+		p.alterBeside(ctx, attach)
 		// Rows move between partitions, in the same transaction as others.
 		p.src.Exec(t, `BEGIN; UPDATE parts SET id = id + 1000000 WHERE id IN (SELECT id FROM low WHERE id < 500000 ORDER BY id LIMIT 3); UPDATE parts SET v = 'both' WHERE id IN (500001, 1500001); COMMIT`)
-		p.src.Exec(t, `ALTER TABLE parts DETACH PARTITION alone`)
+		p.alterBeside(ctx, `ALTER TABLE parts DETACH PARTITION alone`)
 	}
-	p.src.Exec(t, attach)
+	p.alterBeside(ctx, attach)
 	p.src.Exec(t, `UPDATE parts SET v = 'attached' WHERE id IN (500002, 1500002); TRUNCATE low; INSERT INTO parts VALUES (500001, 'anew')`)
 	stop()
 	p.catchUp(ctx)
@@ -104,7 +124,7 @@ func TestANewTableThatIsAttachedIsNamedAndCopiedByTheNextStart(t *testing.T) {
 	p.catchUp(ctx)
 	stop := p.writeBeside(ctx, `INSERT INTO parts VALUES ($1, 'through the root')`, `INSERT INTO alone VALUES (1000000 + $1, 'by itself')`,
 		`UPDATE alone SET v = v || '.' WHERE id = 1500000 + $1 % 1000`)
-	p.src.Exec(t, `ALTER TABLE parts ATTACH PARTITION alone FOR VALUES FROM (1000000) TO (2000000)`)
+	p.alterBeside(ctx, `ALTER TABLE parts ATTACH PARTITION alone FOR VALUES FROM (1000000) TO (2000000)`)
 	eventually(t, ctx, "the new partition is warned of", func() bool {
 		r.running()
 		return strings.Contains(strings.Join(p.f.Status().Replicator.Warnings, "\n"), `"alone"`)
@@ -139,7 +159,7 @@ func TestAPartitionAttachedUnderTheOwnersPublicationIsCopied(t *testing.T) {
 	p.catchUp(ctx)
 	stop := p.writeBeside(ctx, `INSERT INTO parts VALUES ($1, 'through the root')`, `INSERT INTO alone VALUES (1000000 + $1, 'by itself')`,
 		`UPDATE alone SET v = v || '.' WHERE id = 1500000 + $1 % 1000`, `DELETE FROM alone WHERE id = 1000000 + $1 - 100`)
-	p.src.Exec(t, `ALTER TABLE parts ATTACH PARTITION alone FOR VALUES FROM (1000000) TO (2000000)`)
+	p.alterBeside(ctx, `ALTER TABLE parts ATTACH PARTITION alone FOR VALUES FROM (1000000) TO (2000000)`)
 	eventually(t, ctx, "the partition is copied", func() bool { r.running(); return p.attempts()["alone"] != "" })
 	stop()
 	p.src.Exec(t, `UPDATE parts SET id = 1900000 WHERE id = 500003; DELETE FROM parts WHERE id = 1500009`)
