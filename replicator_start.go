@@ -68,8 +68,6 @@ type replication struct {
 	lineages   lineages
 	schema     schemaTracking
 
-	lostIdentity map[uint32]bool // upkeep's: tables that have lost their replica identity since the session began
-
 	acked      ackedPositions
 	lastCommit atomic.Pointer[commitStamp] // of the last transaction that was received
 	recorded   decode.LSN                  // of it in the record; the upkeep's

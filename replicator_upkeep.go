@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -219,10 +220,10 @@ func (s *replication) watchTables(ctx context.Context) error {
 	for _, t := range published {
 		streams[t.OID], identified[t.OID] = true, t.HasIdentity
 	}
-	had := make(map[uint32]bool, len(s.tables)) // to have an identity
+	had := make(map[uint32]bool, len(s.tables))
 	named := make(map[string]bool, len(s.tables))
 	for _, t := range s.tables {
-		had[t.OID] = t.HasIdentity && !s.lostIdentity[t.OID]
+		had[t.OID] = true
 		named[names.Qualified(t.Schema, t.Name)] = true
 	}
 	entries, err := s.r.source.OwnEntries(ctx, conn, s.published)
@@ -233,9 +234,11 @@ func (s *replication) watchTables(ctx context.Context) error {
 		return err
 	}
 	var tables []source.Table
-	var lost []uint32
+	lost := false
 	for _, t := range asked {
-		identity, ours := had[t.OID]
+		ours := had[t.OID]
+		// By what publishes it, not by what it had when the session began: it may have changed between the one look and the other.
+		whole := slices.ContainsFunc(entries.Tables[t.OID], func(e source.Entry) bool { return e.Publication == s.r.cfg.publicationName() })
 		if name := names.Qualified(t.Schema, t.Name); !ours && named[name] && !s.noCopy {
 			s.log.WarnContext(ctx, "a table was dropped and made again: it is copied afresh", slog.String("table", name))
 			return errRound
@@ -262,16 +265,16 @@ func (s *replication) watchTables(ctx context.Context) error {
 		if err := s.edited(ctx, &t, entries); err != nil {
 			return err
 		}
-		if !identity && identified[t.OID] {
+		if !whole && t.HasIdentity && identified[t.OID] {
 			s.log.WarnContext(ctx, "a table got a replica identity: its updates and deletes are replicated from now on, and it is copied afresh, unless the mode is StreamOnly", slog.String("table", names.Qualified(t.Schema, t.Name)))
 			return errRound
 		}
 		tables = append(tables, t)
-		if identity && !t.HasIdentity {
-			lost = append(lost, t.OID)
+		if whole && !t.HasIdentity {
+			lost = true
 		}
 	}
-	if len(lost) == 0 {
+	if !lost {
 		return nil
 	}
 	p, err := s.r.source.EnsurePublication(ctx, conn, source.PublicationSpec{Name: s.r.cfg.publicationName(), Tables: tables})
@@ -280,12 +283,6 @@ func (s *replication) watchTables(ctx context.Context) error {
 	}
 	if err != nil {
 		return err
-	}
-	if s.lostIdentity == nil {
-		s.lostIdentity = map[uint32]bool{}
-	}
-	for _, oid := range lost {
-		s.lostIdentity[oid] = true
 	}
 	if s.entries = p.Entries; reflect.DeepEqual(s.record(), s.known) {
 		return nil
