@@ -220,10 +220,10 @@ func (s *replication) watchTables(ctx context.Context) error {
 	for _, t := range published {
 		streams[t.OID], identified[t.OID] = true, t.HasIdentity
 	}
-	had := make(map[uint32]bool, len(s.tables))
+	ours := make(map[uint32]bool, len(s.tables))
 	named := make(map[string]bool, len(s.tables))
 	for _, t := range s.tables {
-		had[t.OID] = true
+		ours[t.OID] = true
 		named[names.Qualified(t.Schema, t.Name)] = true
 	}
 	entries, err := s.r.source.OwnEntries(ctx, conn, s.published)
@@ -236,14 +236,13 @@ func (s *replication) watchTables(ctx context.Context) error {
 	var tables []source.Table
 	lost := false
 	for _, t := range asked {
-		ours := had[t.OID]
 		// By what publishes it, not by what it had when the session began: it may have changed between the one look and the other.
 		whole := slices.ContainsFunc(entries.Tables[t.OID], func(e source.Entry) bool { return e.Publication == s.r.cfg.publicationName() })
-		if name := names.Qualified(t.Schema, t.Name); !ours && named[name] && !s.noCopy {
+		if name := names.Qualified(t.Schema, t.Name); !ours[t.OID] && named[name] && !s.noCopy {
 			s.log.WarnContext(ctx, "a table was dropped and made again: it is copied afresh", slog.String("table", name))
 			return errRound
 		}
-		if !ours && s.schema.on {
+		if !ours[t.OID] && s.schema.on {
 			if err := s.r.source.CheckJoin(ctx, conn, t, s.r.cfg.mode != StreamOnly); err != nil {
 				if !errors.Is(err, source.ErrPrivilege) {
 					return err
@@ -254,7 +253,7 @@ func (s *replication) watchTables(ctx context.Context) error {
 			s.log.InfoContext(ctx, "a table joins the group: it was made, or renamed", slog.String("table", names.Qualified(t.Schema, t.Name)))
 			return errRound
 		}
-		if !ours {
+		if !ours[t.OID] {
 			s.warnOfNew(ctx, &t)
 			continue
 		}
